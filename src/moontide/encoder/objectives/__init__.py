@@ -1,0 +1,1 @@
+"""What training optimizes: pure functions of vectors and masks; a loss knows no model."""

@@ -1,0 +1,1 @@
+"""Training stages, one page each: pretrain, then posttrain."""
