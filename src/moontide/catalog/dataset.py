@@ -1,8 +1,8 @@
 """A dataset folder: opened for reading, or written as a whole.
 
-`Dataset` reads; `DatasetWriter` builds the folder under another name and renames it when it is complete, so that a
-crash leaves nothing half-written. Closed files never change, which is why a dataset opened over another one shares
-its image files by hard link.
+`Dataset` reads; `DatasetWriter` builds the folder under another name and renames it when it is complete, so
+that a crash leaves nothing half-written. Closed files never change: a dataset opened over another one
+shares its image files by hard link.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,8 @@ from moontide.foundation.storage import new_folder, read_json, storage_errors, w
 IMAGE_ROWS = 256  # rows in a row group: what one random access reads
 SHARD_ROWS = {"images": 8_192, "events": 1_000_000, "vectors": 262_144}
 REMEDY = {
-    "events": "import a click log, or let simulated shoppers in with `moontide market open --dataset {path}`",
-    "queries": "import search queries, or let simulated shoppers in with `moontide market open --dataset {path}`",
+    "events": "import a click log, or let simulated shoppers in: `moontide market open --dataset {path}`",
+    "queries": "import search queries, or let simulated shoppers in: `moontide market open --dataset {path}`",
     "splits": "run `moontide data split {path}`",
     "images": "import the catalog again with --images",
 }
@@ -203,8 +203,8 @@ class DatasetWriter(AbstractContextManager):
         self._buffered_bytes = 0
         self.counts: dict[str, int] = {}
         self._writers: dict[str, tuple[pq.ParquetWriter, int]] = {}
-        self.info = {"name": name, "schema_version": SCHEMA_VERSION, "license": license, "source": source}
-        self.info |= facts or {}
+        self.info: dict[str, Any] = {"name": name, "schema_version": SCHEMA_VERSION, "license": license}
+        self.info |= {"source": source, **(facts or {})}
 
     def __enter__(self) -> DatasetWriter:
         self.folder = self._folder_context.__enter__()
@@ -230,7 +230,7 @@ class DatasetWriter(AbstractContextManager):
 
     def put(self, name: str, rows: pa.Table | list[dict]) -> None:
         """Write table `name` whole (again: replaces it)."""
-        assert name not in SHARDED and name != "rejected"
+        assert name not in (*SHARDED, "rejected")
         table = conform(name, rows)
         with storage_errors(self.path):
             (self.folder / f"{name}.parquet").unlink(missing_ok=True)  # it may be a link to the base's file
@@ -322,7 +322,7 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _ignore_broken() -> Iterator[None]:
+def _ignore_broken() -> Generator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, StorageError):

@@ -1,7 +1,7 @@
-"""The columns of every table in a dataset folder: the contract between importers, market, training and serving.
+"""The columns of every table in a dataset folder: the contract of importers, market, training and serving.
 
-A missing optional column is filled with nulls when a table is written; an unknown one is an error. Times are UTC
-milliseconds, money is integer cents, ids are strings.
+A missing optional column is filled with nulls when a table is written; an unknown one is an error. Times are
+UTC milliseconds, money is integer cents, ids are strings.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ SCHEMAS: dict[str, pa.Schema] = {
     for name, fields in {
         "products": {
             "product_id": _text, "spu_id": _text, "merchant_id": _text, "title": _text, "description": _text,
-            "category": _texts, "brand": _text, "attributes": ATTRIBUTES, "price_cents": _int, "created_at": _time,
-            "image_ids": _texts,
+            "category": _texts, "brand": _text, "attributes": ATTRIBUTES, "price_cents": _int,
+            "created_at": _time, "image_ids": _texts,
         },
         "images": {
-            "image_id": _text, "bytes": pa.binary(), "width": pa.int32(), "height": pa.int32(), "sha256": _text,
-            "dhash": _text,
+            "image_id": _text, "bytes": pa.binary(), "width": pa.int32(), "height": pa.int32(),
+            "sha256": _text, "dhash": _text,
         },
         "queries": {"query_id": _text, "text": _text, "image_id": _text},
         "events": {
-            "event_id": _text, "request_id": _text, "visit_id": _text, "at": _time, "shopper_id": _text, "kind": _text,
-            "query_id": _text, "product_id": _text, "campaign_id": _text, "creative_id": _text,
-            "selling_point_id": _text, "scheme": _text, "facet_key": _text, "facet_value": _text,
-            "position": pa.int32(), "bid_cents": _int, "charge_cents": _int, "order_cents": _int, "policy": _text,
-            "p_slate": _real, "p_creative": _real, "p_selling_point": _real, "vector_version": _text,
-            "model_version": _text,
+            "event_id": _text, "request_id": _text, "visit_id": _text, "at": _time, "shopper_id": _text,
+            "kind": _text, "query_id": _text, "product_id": _text, "campaign_id": _text,
+            "creative_id": _text, "selling_point_id": _text, "scheme": _text, "facet_key": _text,
+            "facet_value": _text, "position": pa.int32(), "bid_cents": _int, "charge_cents": _int,
+            "order_cents": _int, "policy": _text, "p_slate": _real, "p_creative": _real,
+            "p_selling_point": _real, "vector_version": _text, "model_version": _text,
         },
         "shoppers": {"shopper_id": _text, "segment": _text, "device": _text, "region": _text},
         "merchants": {
-            "merchant_id": _text, "tier": _text, "allows_title_changes": pa.bool_(), "banned_selling_points": _texts,
+            "merchant_id": _text, "tier": _text, "allows_title_changes": pa.bool_(),
+            "banned_selling_points": _texts,
         },
         "campaigns": {
             "campaign_id": _text, "merchant_id": _text, "product_id": _text, "bid_cents": _int,
@@ -60,7 +61,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "image_id": _text, "title_sha256": _text, "x0": _real, "y0": _real, "x1": _real, "y1": _real,
             "score": _real, "source": _text, "version": _text, "status": _text,
         },
-        "augmented": {"product_id": _text, "title": _text, "image_id": _text, "source": _text, "version": _text},
+        "augmented": {
+            "product_id": _text, "title": _text, "image_id": _text, "source": _text, "version": _text,
+        },
         "reasoning": {"entity_id": _text, "model_version": _text, "text": _text},
         "vectors": {
             "entity_kind": _text, "entity_id": _text, "version": _text, "vector": pa.list_(pa.float32()),

@@ -1,4 +1,4 @@
-"""What every room leans on: errors, settings, run folders, seeds, threads, progress, safe pictures, statistics.
+"""What every room leans on: errors, settings, run folders, seeds, progress, safe pictures, statistics.
 
 It knows nothing of products or models. Open `errors.py` first, then `runs.py`.
 """

@@ -1,13 +1,13 @@
 """Which device the models run on, and with how many threads.
 
-PyTorch takes the smaller of the OpenMP and MKL settings, and two processes that each spin on two threads slow each
-other down by an order of magnitude: so the number is set here, once, and not left to chance.
+PyTorch takes the smaller of the OpenMP and MKL settings, and two processes that each spin on two threads slow
+each other down by an order of magnitude: so the number is set here, once, and not left to chance.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -24,7 +24,7 @@ def num_cores() -> int:
 
 
 @contextmanager
-def threads(num: int | None = None) -> Iterator[int]:
+def threads(num: int | None = None) -> Generator[int]:
     """Run a block with `num` PyTorch threads (default: all cores), then put the old number back."""
     before, wanted = torch.get_num_threads(), num or num_cores()
     torch.set_num_threads(wanted)

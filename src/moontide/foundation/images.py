@@ -1,7 +1,8 @@
 """Pictures from outside, decoded within bounds.
 
-One function decodes for training, embedding and serving, so that all three see the same pixels (`draft` shifts them
-by about half a gray level). A picture over the limits is refused from its header, before its pixels are unpacked.
+One function decodes for training, embedding and serving, so that all three see the same pixels (`draft`, which
+scales a JPEG while it is decoded, shifts them by about half a gray level). A picture over the limits is refused
+from its header, before its pixels are unpacked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an `images` row stores of a picture beside its bytes; `dhash` is a 64-bit difference hash in hex."""
+    """What an `images` row stores beside the bytes; `dhash` is a 64-bit difference hash in hex."""
 
     width: int
     height: int
@@ -78,7 +79,7 @@ def open_image(data: bytes, limits: ImageLimits = LIMITS) -> Image.Image:
 
 
 def decode(data: bytes, side: int | None = None, limits: ImageLimits = LIMITS) -> Image.Image:
-    """Decode to RGB; with `side`, resized to a square of that many pixels (bicubic, JPEG scaled while decoding).
+    """Decode to RGB; with `side`, resized to a square of that many pixels (bicubic).
 
     Transparent pictures are laid on white and camera rotation (EXIF) is applied.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -49,7 +49,7 @@ class Meter:
 
 
 @contextmanager
-def track(total: int | None, what: str) -> Iterator[Meter]:
+def track(total: int | None, what: str) -> Generator[Meter]:
     """Show the progress of the block's work; `total` counts pieces, None when it is not known."""
     if not console.is_terminal:
         yield Meter(total, what, None)

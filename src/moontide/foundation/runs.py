@@ -35,7 +35,7 @@ class Run:
 
     @classmethod
     def start(cls, path: Path | str, recipe: str, settings: dict[str, Any], seed: int) -> Run:
-        """Begin a run, or go on with the one at `path` if it was started with the same recipe, settings and seed.
+        """Begin a run, or go on with the one at `path` if recipe, settings and seed are the same.
 
         Raises:
             CheckpointError: `path` holds another run, or something that is no run.
@@ -89,7 +89,7 @@ class Run:
         return [row for row in rows if stage in (None, row["stage"])]
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drop the lines of `stage` after `step`: called when a stage goes on from a checkpoint of that step."""
+        """Drop the lines of `stage` after `step`, when it goes on from a checkpoint of that step."""
         kept = [row for row in self.metrics() if row["stage"] != stage or row["step"] <= step]
         write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
 

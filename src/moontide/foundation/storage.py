@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ _SENTENCES = {
 
 
 @contextmanager
-def storage_errors(path: Path | str) -> Iterator[None]:
+def storage_errors(path: Path | str) -> Generator[None]:
     """Turn the operating system's refusals into a `StorageError` with one clear sentence."""
     try:
         yield
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Generator[Path]:
     """Build a folder under another name; it appears at `path` only if the block ends well.
 
     Raises:
