@@ -1,7 +1,7 @@
 """Pictures from outside, decoded within bounds.
 
-One function decodes for training, embedding and serving, so that all three see the same pixels (`draft`, which
-scales a JPEG while it is decoded, shifts them by about half a gray level). A picture over the limits is refused
+One function decodes for training, embedding and serving, so that all three see the same pixels (`draft`,
+which scales a JPEG while decoding, moves them by half a gray level). A picture over the limits is refused
 from its header, before its pixels are unpacked.
 """
 
