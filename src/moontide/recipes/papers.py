@@ -1,0 +1,99 @@
+"""The published systems and where each is found: the one source of `moontide papers` and `docs/papers.md`.
+
+A system is found five ways: its file in `recipes/`, its row here, the `Paper:` line of every docstring that
+implements one of its formulas, `moontide papers NAME`, and its script in `examples/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moontide.foundation.errors import DataError
+
+NOT_YET = "not yet"
+HEADER = """# The published systems, and where each is found here
+
+One row a system. "not yet" means that nothing of it is built. `moontide papers` prints this table,
+`moontide papers NAME` one row. Tags in recipes and docstrings: `paper` (stated in the paper), `analog NAME`
+(taken from the named neighboring paper or its public code), `ours` (our design, measured here), `guess`.
+
+"""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One published system: what of it is built, where, and what could not be known without the paper."""
+
+    name: str
+    arxiv: str
+    recipe: str = NOT_YET
+    parts: str = NOT_YET
+    tests: str = "–"
+    unknown: str = "–"
+
+
+PAPERS = (
+    Paper(
+        "MOON Embedding",
+        "2511.11305",
+        "recipes/moon_embedding.py",
+        "pretraining on catalog questions; stage-1 InfoNCE with in-batch negatives, one pairing of forms a "
+        "step; bidirectional attention, masked mean pooling, Matryoshka; representation center; image- and text-"
+        "search recall",
+        "tests/encoder, tests/center",
+        "temperature, batch, prompts, Matryoshka widths, the definition behind its recall",
+    ),
+    Paper(
+        "MIM",
+        "2502.00321",
+        "recipes/mim.py",
+        "alignment of picture and title beside behavior pairs (our reading of its first stage)",
+        "tests/encoder",
+        "every equation and table",
+    ),
+    Paper(
+        "SimTier (MAKE: not yet)",
+        "2407.19467",
+        "recipes/mim.py",
+        "histogram of the behaviors' similarities, with the top tier that the published pseudo-code drops; "
+        "log counts with a learnable scale (analog MUSE)",
+        "tests/ranking",
+        "tier count and normalization of the production model",
+    ),
+    Paper("MUSE", "2512.07216", unknown="its widths and learning rates are used as defaults"),
+    Paper("MOON", "2508.11999"),
+    Paper("MOON2.0", "2511.12449"),
+    Paper("MOON3.0", "2604.00513"),
+    Paper("Creative4U", "2508.12628"),
+    Paper("Personalized selling points", "1907.12375"),
+)
+
+
+def find(name: str) -> Paper:
+    """The system called `name`, by any case and by the start of its name or its arXiv id.
+
+    Raises:
+        DataError: no system is called so.
+    """
+    wanted = name.lower().replace("_", " ")
+    exact = [paper for paper in PAPERS if wanted in (paper.name.lower(), paper.arxiv)]
+    close = exact or [paper for paper in PAPERS if paper.name.lower().startswith(wanted)]
+    if not close:
+        raise DataError(f"no system is called {name!r}: {', '.join(paper.name for paper in PAPERS)}")
+    return close[0]
+
+
+def as_markdown() -> str:
+    """The table as `docs/papers.md` holds it."""
+    lines = [
+        "| system | arXiv | recipe | parts built | tests | what we could not know |",
+        "|---|---|---|---|---|---|",
+    ]
+    for paper in PAPERS:
+        recipe = paper.recipe
+        if recipe != NOT_YET:
+            recipe = f"[{recipe}](../src/moontide/{recipe})"
+        lines.append(
+            f"| {paper.name} | {paper.arxiv} | {recipe} | {paper.parts} | {paper.tests} | {paper.unknown} |"
+        )
+    return HEADER + "\n".join(lines) + "\n"
