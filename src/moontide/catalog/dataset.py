@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from moontide.catalog.records import Product, Query, products_of, queries_of
 from moontide.catalog.schema import SCHEMA_VERSION, SCHEMAS, SHARDED, conform
 from moontide.foundation.errors import DataError, StorageError
-from moontide.foundation.images import image_facts
+from moontide.foundation.images import ImageFacts, image_facts
 from moontide.foundation.settings import fingerprint
 from moontide.foundation.storage import new_folder, read_json, storage_errors, write_json
 
 IMAGE_ROWS = 256  # rows in a row group: what one random access reads
+GROUP_BYTES = 32 << 20  # and at most about so many bytes, for large pictures
 SHARD_ROWS = {"images": 8_192, "events": 1_000_000, "vectors": 262_144}
 REMEDY = {
     "events": "import a click log, or let simulated shoppers in: `moontide market open --dataset {path}`",
@@ -60,6 +61,8 @@ class Dataset:
         if not (path / "dataset.json").is_file():
             raise DataError(f"no dataset at {path}: it has no dataset.json")
         info = read_json(path / "dataset.json")
+        if not isinstance(info, dict):
+            raise DataError(f"{path / 'dataset.json'} is not of a dataset: import again")
         if info.get("schema_version") != SCHEMA_VERSION:
             found = info.get("schema_version")
             raise DataError(
@@ -134,12 +137,13 @@ class Dataset:
 class ImageStore:
     """Random access to image bytes; row groups are cached, memory stays bounded."""
 
-    CACHED_GROUPS = 128
+    CACHED_BYTES = 256 << 20
 
     def __init__(self, files: list[Path]):
         self._files = [pq.ParquetFile(file) for file in files]
         self._place: dict[str, tuple[int, int, int]] = {}
         self._cache: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
+        self._cached_bytes = 0
         for number, file in enumerate(self._files):
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["image_id"]).column(0).to_pylist()
@@ -162,8 +166,9 @@ class ImageStore:
         key = (number, group)
         if key not in self._cache:
             self._cache[key] = self._files[number].read_row_group(group, columns=["bytes"]).column(0)
-            if len(self._cache) > self.CACHED_GROUPS:
-                self._cache.popitem(last=False)
+            self._cached_bytes += self._cache[key].nbytes
+            while self._cached_bytes > self.CACHED_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         self._cache.move_to_end(key)
         return self._cache[key][row].as_py()
 
@@ -207,6 +212,7 @@ class DatasetWriter(AbstractContextManager):
         self.info |= {"source": source, **(facts or {})}
 
     def __enter__(self) -> DatasetWriter:
+        self._check_replaced()
         self.folder = self._folder_context.__enter__()
         try:
             self._link_base()
@@ -253,15 +259,16 @@ class DatasetWriter(AbstractContextManager):
                 if used >= limit:
                     self._writers.pop(name)[0].close()
 
-    def add_image(self, image_id: str, data: bytes) -> None:
-        """Check a picture, and add it.
+    def add_image(self, image_id: str, data: bytes, facts: ImageFacts | None = None) -> None:
+        """Check a picture, and add it; with `facts` it was checked before (by another thread).
 
         Raises:
             ImageError: it is refused (see `foundation.images`); nothing is added.
         """
-        facts = image_facts(data)
+        facts = facts or image_facts(data)
         self._buffers["images"].append({"image_id": image_id, "bytes": data, **vars(facts)})
-        if len(self._buffers["images"]) >= IMAGE_ROWS:
+        self._buffered_bytes += len(data)
+        if len(self._buffers["images"]) >= IMAGE_ROWS or self._buffered_bytes >= GROUP_BYTES:
             self._flush_images()
 
     def reject(self, table: str, row: int, entity_id: str | None, reason: str, detail: str = "") -> None:
@@ -276,8 +283,15 @@ class DatasetWriter(AbstractContextManager):
             (self.folder / "truth" / f"{name}.parquet").unlink(missing_ok=True)
             pq.write_table(table, self.folder / "truth" / f"{name}.parquet", compression="zstd")
 
+    def _check_replaced(self) -> None:
+        """`replace` is for datasets: a folder of anything else is never deleted."""
+        with storage_errors(self.path):
+            is_other = self.path.is_dir() and any(self.path.iterdir())
+        if is_other and not (self.path / "dataset.json").exists():
+            raise StorageError(f"{self.path} holds something that is no dataset: name another folder")
+
     def _flush_images(self) -> None:
-        rows, self._buffers["images"] = self._buffers["images"], []
+        rows, self._buffers["images"], self._buffered_bytes = self._buffers["images"], [], 0
         if rows:
             self.append("images", rows)
 
@@ -308,11 +322,14 @@ class DatasetWriter(AbstractContextManager):
                 writer.close()
         if self._buffers["rejected"]:
             rows = conform("rejected", self._buffers["rejected"])
-            pq.write_table(rows, self.folder / "rejected.parquet")
+            file = self.folder / "rejected.parquet"
+            with storage_errors(self.path):
+                file.unlink(missing_ok=True)  # it may be a link to the base's file
+                pq.write_table(rows, file)
             self.counts["rejected"] = len(rows)
         files = sorted(self.folder.rglob("*.parquet"))
         self.info["rows"] = dict(sorted(self.counts.items()))
-        self.info["sha256"] = {str(file.relative_to(self.folder)): _sha256(file) for file in files}
+        self.info["sha256"] = {file.relative_to(self.folder).as_posix(): _sha256(file) for file in files}
         write_json(self.folder / "dataset.json", self.info)
 
 

@@ -9,23 +9,42 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+from moontide.foundation.errors import SettingsError
+
+if TYPE_CHECKING:  # the import takes a second, and commands that only count cores need none of it
+    import torch
 
 
 def pick_device() -> torch.device:
     """CUDA when there is one, else the CPU."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def num_cores() -> int:
-    """Cores this process may use; `MOONTIDE_THREADS` overrides it."""
-    return int(os.environ.get("MOONTIDE_THREADS") or len(os.sched_getaffinity(0)))
+    """Cores this process may use; `MOONTIDE_THREADS` overrides it.
+
+    Raises:
+        SettingsError: `MOONTIDE_THREADS` is no whole number above 0.
+    """
+    asked = os.environ.get("MOONTIDE_THREADS")
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise SettingsError(f"MOONTIDE_THREADS must be a whole number above 0, got {asked!r}")
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):  # Linux alone tells which cores are ours
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
 def threads(num: int | None = None) -> Generator[int]:
     """Run a block with `num` PyTorch threads (default: all cores), then put the old number back."""
+    import torch
+
     before, wanted = torch.get_num_threads(), num or num_cores()
     torch.set_num_threads(wanted)
     try:

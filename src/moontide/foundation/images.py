@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from moontide.foundation.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+# Our limit is lower, and an error. Set once: a filter set around each picture is not safe among threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,8 @@ def open_image(data: bytes, limits: ImageLimits = LIMITS) -> Image.Image:
             f"the picture has {len(data):,} bytes, more than {limits.max_bytes:,}: shrink it",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning: our limit is lower and an error
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(
             "too_many_pixels", f"the picture has more than {limits.max_pixels:,} pixels"
         ) from None

@@ -34,7 +34,9 @@ class Run:
         self.path, self.facts = path, facts
 
     @classmethod
-    def start(cls, path: Path | str, recipe: str, settings: dict[str, Any], seed: int) -> Run:
+    def start(
+        cls, path: Path | str, recipe: str, settings: dict[str, Any], seed: int, device: str = "cpu"
+    ) -> Run:
         """Begin a run, or go on with the one at `path` if recipe, settings and seed are the same.
 
         Raises:
@@ -54,7 +56,12 @@ class Run:
             return run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CheckpointError(f"{path} is not empty and holds no run: name another folder")
-        facts = {**asked, "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **_surroundings()}
+        facts = {
+            **asked,
+            "device": device,
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **_surroundings(),
+        }
         write_json(path / "run.json", facts)
         return cls(path, facts)
 
@@ -74,8 +81,11 @@ class Run:
     def log(self, stage: str, step: int, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         line = json.dumps({"stage": stage, "step": step, **values}, default=float)
-        with storage_errors(self.path), (self.path / "metrics.jsonl").open("a") as file:
-            file.write(line + "\n")
+        with storage_errors(self.path), (self.path / "metrics.jsonl").open("a+b") as file:
+            file.seek(max(file.tell() - 1, 0))
+            if file.read(1) not in (b"", b"\n"):  # a line cut by a crash must not swallow this one
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The logged lines, of one stage or of all; a last line cut by a crash is left out."""

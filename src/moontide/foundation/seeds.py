@@ -30,4 +30,4 @@ def stream(seed: int, *names: object) -> np.random.Generator:
 def hash_share(key: str, salt: str = "") -> float:
     """A number in [0, 1) that depends on `key` and `salt` alone: how splits and arms are assigned."""
     digest = hashlib.blake2b(f"{salt}\x1f{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 64 bits would round up to 1.0

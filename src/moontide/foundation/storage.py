@@ -23,6 +23,10 @@ _SENTENCES = {
     errno.EPERM: "no permission to write {path}: name a folder that can be written",
     errno.ENOTDIR: "{path} lies under a file, not a folder: name another folder",
     errno.EEXIST: "{path} is in the way: name another folder",
+    errno.EISDIR: "{path} is a folder, not a file: name another place",
+    errno.EFBIG: "{path} grew larger than the system allows: name another folder",
+    errno.ENAMETOOLONG: "the name of {path} is too long: name another folder",
+    errno.EIO: "the disk of {path} does not answer: name another folder",
     errno.EDQUOT: "the disk quota of {path} is used up: free some, or name another folder",
 }
 
@@ -68,6 +72,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise StorageError(f"no file at {path}") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StorageError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
 
@@ -79,18 +85,23 @@ def new_folder(path: Path, replace: bool = False) -> Generator[Path]:
     Raises:
         StorageError: `path` exists and `replace` is False, or the disk refuses.
     """
-    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-        raise StorageError(f"{path} already exists: name another folder, or delete it first")
-    partial = path.with_name(path.name + ".partial")
     with storage_errors(path):
-        if partial.exists():
-            shutil.rmtree(partial)
+        path = path.resolve()  # "." has no name to build beside, and a link cannot be replaced by a folder
+        if path.exists() and (not path.is_dir() or (not replace and any(path.iterdir()))):
+            raise StorageError(f"{path} already exists: name another folder, or delete it first")
+        partial, old = path.with_name(f"{path.name}.partial"), path.with_name(f".{path.name}.replaced")
+        for rest in (partial, old):
+            if rest.exists():
+                shutil.rmtree(rest)
         partial.mkdir(parents=True)
         try:
             yield partial
             if path.is_dir():
-                shutil.rmtree(path)
+                path.replace(old)  # renamed, not deleted: a crash between the two loses nothing
             partial.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            if old.exists() and not path.exists():
+                old.replace(path)
             shutil.rmtree(partial, ignore_errors=True)
             raise

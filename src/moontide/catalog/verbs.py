@@ -1,0 +1,205 @@
+"""The commands `moontide data ...`: import a catalog, look it over, split it, show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moontide.catalog.check import check
+from moontide.catalog.dataset import Dataset
+from moontide.catalog.landing import Landed, Picture, Plan, plan_import
+from moontide.catalog.mapping import parse_flags, read_file
+from moontide.catalog.records import Product
+from moontide.catalog.resplit import write_splits
+from moontide.catalog.sheet import write_sheet
+from moontide.catalog.splits import HASH_DISTANCE, TEST_SHARE
+from moontide.catalog.tables import PREVIEW_ROWS, import_table, preview
+from moontide.foundation.errors import DataError
+
+app = typer.Typer(name="data", help="Import a catalog, check it, split it, show it.", no_args_is_help=True)
+imports = typer.Typer(name="import", help="Make a dataset of what you have.", no_args_is_help=True)
+app.add_typer(imports)
+
+DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="a dataset folder")]
+
+
+@imports.command("table")
+def table_command(
+    source: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet")],
+    to: Annotated[Path, typer.Option(help="the dataset folder to write")],
+    images: Annotated[Path | None, typer.Option(help="folder or zip of pictures")] = None,
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="title=name,category=gender>type,price=cost,attributes.color=hue,images={id}.jpg"
+        ),
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option(help="TOML file of the same; --map wins")] = None,
+    categories: Annotated[Path | None, typer.Option(help="file of allowed categories, one per line")] = None,
+    encoding: Annotated[str | None, typer.Option(help="of a text file, where it is not UTF-8")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the dataset; default: its folder")] = None,
+    license: Annotated[str, typer.Option(help="license of the data")] = "unknown",
+    test_share: Annotated[float, typer.Option(help="share of product groups held out")] = TEST_SHARE,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="put it in the place of the dataset there")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the first rows, write nothing")] = False,
+) -> None:
+    """Import a table and its pictures. Rows that cannot be used go to rejected.parquet with the reason."""
+    given = read_file(mapping) if mapping else {}
+    flags = parse_flags(mapped or [])
+    attributes = {**given.get("attributes", {}), **flags.get("attributes", {})}
+    given = {**given, **flags, **({"attributes": attributes} if attributes else {})}
+    console = Console()
+    plan = plan_import(source, images, given, categories, encoding)
+    _print_mapping(console, plan, "given and guessed" if given else "guessed from the names of the columns")
+    if dry_run:
+        _print_preview(console, preview(plan))
+        console.print("Nothing was written. Leave out --dry-run to import.")
+        return
+    report = import_table(
+        source, to, images, given, categories=categories, encoding=encoding, name=name, license=license,
+        test_share=test_share, replace=replace,
+    )  # fmt: skip
+    console.print(_counts("Imported", report.lines()))
+    if report.rejected:
+        console.print(Text(f"Why: {to / 'rejected.parquet'}"))
+    console.print(Text(f"The dataset is at {to}. Next: moontide data check {to}"))
+
+
+@app.command("check")
+def check_command(
+    dataset: DatasetPath,
+    sheet: Annotated[Path | None, typer.Option(help="write a picture sheet to this .png or .jpg")] = None,
+    sheet_size: Annotated[int, typer.Option(min=1, help="pictures on the sheet")] = 48,
+    pictures: Annotated[bool, typer.Option(help="decode every picture, the slow part")] = True,
+    hash_distance: Annotated[
+        int, typer.Option(min=-1, max=64, help="bits two pictures may differ; -1: none")
+    ] = (HASH_DISTANCE),
+) -> None:
+    """Look a dataset over: exit 0 when it has no errors (warnings are printed), 1 when it has."""
+    opened = Dataset.open(dataset)
+    findings = check(opened, pictures, None if hash_distance < 0 else hash_distance)
+    console = Console()
+    console.print(_counts("Rows", list(findings.rows.items())))
+    for finding in sorted(findings.found, key=lambda finding: not finding.is_error):
+        word, style = ("error", "red") if finding.is_error else ("warning", "yellow")
+        more = ", ..." if finding.count > len(finding.examples) else ""
+        text = f"{finding.kind}: {finding.text}: {finding.count:,} ({', '.join(finding.examples)}{more})"
+        console.print(Text(word, style=style), Text(text), soft_wrap=True)
+    console.print(f"{len(findings.errors)} kinds of errors, {len(findings.warnings)} kinds of warnings")
+    if sheet is not None:
+        console.print(Text(f"{write_sheet(opened, sheet, sheet_size)} pictures on {sheet}"))
+    if findings.errors:
+        raise typer.Exit(1)
+
+
+@app.command("split")
+def split_command(
+    dataset: DatasetPath,
+    test_share: Annotated[float, typer.Option(help="share of product groups held out")] = TEST_SHARE,
+    salt: Annotated[str, typer.Option(help="another salt, another split")] = "split",
+    hash_distance: Annotated[
+        int, typer.Option(min=-1, max=64, help="bits two pictures may differ; -1: none")
+    ] = (HASH_DISTANCE),
+) -> None:
+    """Hold out groups of near-duplicate products (again); models trained on the old split see other products."""
+    counts = write_splits(
+        Dataset.open(dataset), test_share, salt, None if hash_distance < 0 else hash_distance
+    )
+    Console().print(_counts("Split", [(f"products for {side}", counts[side]) for side in ("train", "test")]))
+
+
+@app.command("show")
+def show_command(
+    dataset: DatasetPath,
+    product: Annotated[str | None, typer.Option(help="one product id")] = None,
+    num: Annotated[int, typer.Option("--num", "-n", min=0, help="products to list")] = 5,
+) -> None:
+    """What a dataset holds, and some of its products."""
+    opened, console = Dataset.open(dataset), Console()
+    if product is None:
+        facts = [(name, str(opened.info.get(name, ""))) for name in ("name", "license", "source")]
+        console.print(Text("\n".join(f"{name}: {value}" for name, value in facts)))
+        console.print(_counts("Rows", list(opened.info.get("rows", {}).items())))
+    products = opened.products()
+    if product is not None:
+        products = [one for one in products if one.product_id == product]
+        if not products:
+            raise DataError(f"no product of {dataset} has the id {product!r}")
+    for one in products[: 1 if product is not None else num]:
+        console.print(_card(one))
+
+
+def _print_mapping(console: Console, plan: Plan, how: str) -> None:
+    table = Table("field", "column", title=f"Mapping, {how}", title_justify="left")
+    for name, column in plan.mapping.lines():
+        table.add_row(name, Text(column))
+    console.print(table)
+    for note in plan.notes:
+        console.print(Text(note))
+
+
+def _print_preview(console: Console, landed: list[Landed]) -> None:
+    names = (
+        "row",
+        "product_id",
+        "title",
+        "category",
+        "cents",
+        "created_at",
+        "attributes",
+        "pictures",
+        "lands",
+    )
+    table = Table(*names, title=f"The first {PREVIEW_ROWS} rows as they would land", title_justify="left")
+    for row in landed:
+        product = row.product
+        good = sum(isinstance(outcome, Picture) for outcome in row.outcomes)
+        created = product.get("created_at")
+        attributes = "; ".join(f"{key}: {', '.join(values)}" for key, values in product.get("attributes", ()))
+        cells = [
+            str(row.number),
+            row.product_id or "",
+            product.get("title", ""),
+            " > ".join(product.get("category", ())),
+        ]
+        cells += ["" if (cents := product.get("price_cents")) is None else str(cents)]
+        cells += [f"{created:%Y-%m-%d}" if created else "", attributes]
+        cells += [f"{good} of {len(row.pictures)}" if row.pictures else "", _fate(row)]
+        table.add_row(*map(Text, cells))
+    console.print(table)
+
+
+def _fate(row: Landed) -> str:
+    if row.problem:
+        return f"rejected: {row.problem[0]}"
+    refused = [outcome.reason for outcome in row.outcomes if not isinstance(outcome, Picture) and outcome]
+    if refused and len(refused) == len(row.outcomes):
+        return f"rejected: {refused[0]}"
+    return f"without {len(refused)} pictures: {refused[0]}" if refused else "yes"
+
+
+def _counts(title: str, rows: list[tuple[str, int]]) -> Table:
+    table = Table(title, "", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, number in rows:
+        table.add_row(Text(name), f"{number:,}")
+    return table
+
+
+def _card(product: Product) -> Table:
+    table = Table(Text(product.product_id), Text(product.title))
+    for name, value in vars(product).items():
+        if value and name not in ("product_id", "title"):
+            if isinstance(value, dict):
+                value = "; ".join(f"{key}: {', '.join(values)}" for key, values in value.items())
+            elif isinstance(value, tuple):
+                value = (" > " if name == "category" else ", ").join(value)
+            table.add_row(name, Text(str(value)))
+    return table
