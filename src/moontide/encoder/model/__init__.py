@@ -1,1 +1,1 @@
-"""The encoder's parts: inputs, backbone, attention, pooling, Matryoshka, and the MoonEncoder that joins them."""
+"""The encoder's parts: inputs, backbone, attention, pooling, Matryoshka, and MoonEncoder, the sum."""

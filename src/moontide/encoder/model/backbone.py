@@ -1,0 +1,395 @@
+"""The vision-language model under a MoonEncoder: items to token states.
+
+`prepare` works on one item without the model (worker threads may call it), `collate` makes a batch,
+`forward` runs the model. Text is cut to `max_text_tokens` between words and pictures are bounded in number
+and size, so that no limit ever falls inside a picture's tokens. B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import torch
+from PIL import Image
+from sentence_transformers.base.modules import Module
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from moontide.encoder.model.adapters import add_adapters, merged_weights
+from moontide.encoder.model.attention import Attention, attention_mask, rope_positions
+from moontide.encoder.model.inputs import KINDS, Item, Part, Picture, canonical
+from moontide.encoder.model.processor import load_processor, save_processor
+from moontide.encoder.model.slots import LayerSlots, load_slot, save_slot
+from moontide.encoder.model.vision import patchify, see
+from moontide.foundation.errors import CheckpointError, DataError, ImageError, SettingsError
+from moontide.foundation.images import decode
+from moontide.foundation.settings import Settings
+
+FAMILIES = ("qwen3_vl", "qwen2_5_vl")
+REMEMBERED_TEXTS = 50_000
+
+
+class BackboneSettings(Settings):
+    """How items become tokens, and how the model attends; saved beside the weights."""
+
+    image_side: int | None = pydantic.Field(
+        None, ge=28, description="pictures are squeezed to this square, pixels; None keeps their shape"
+    )
+    max_pixels: int = pydantic.Field(448 * 448, ge=28 * 28, description="area limit where the shape is kept")
+    max_images: int = pydantic.Field(4, ge=1, le=64, description="pictures of one item; more are an error")
+    max_text_tokens: int = pydantic.Field(256, ge=1, description="longer texts are cut between words")
+    attention: Attention = pydantic.Field("bidirectional", description="who attends to whom")
+    before: str = pydantic.Field("", description="text in front of every item, for instance a chat header")
+    after: str = pydantic.Field("", description="text behind every item")
+    precision: Literal["float32", "bfloat16"] = pydantic.Field("float32", description="of the computation")
+    lora_rank: int = pydantic.Field(0, ge=0, le=512, description="rank of the adapters; 0 trains all weights")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens `start` to `end` of a prepared item, and what they say; `key` names an attribute."""
+
+    kind: str
+    start: int
+    end: int
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An item as numbers: ids, kinds (L,), positions (3, L), patches (P, 3 * patch^2) uint8, grids (I, 2)."""
+
+    ids: np.ndarray
+    kinds: np.ndarray
+    positions: np.ndarray
+    patches: np.ndarray
+    grids: np.ndarray
+    spans: tuple[Span, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Backbone(Module):
+    """First module of a MoonEncoder: a transformers Qwen-VL model, its processor, and two slots.
+
+    Args:
+        model: a Qwen3-VL or Qwen2.5-VL model with its language head.
+        processor: of the same checkpoint.
+        settings: see `BackboneSettings`.
+
+    Raises:
+        SettingsError: `image_side` is no multiple of the model's patch x merge size.
+    """
+
+    config_file_name = "moontide_backbone.json"
+    save_in_root = True
+    modalities = ["text", "image", "message", ("image", "text")]
+
+    def __init__(self, model: Any, processor: Any, settings: BackboneSettings):
+        super().__init__()
+        self.model, self.processor, self.settings = model, processor, settings
+        self.tokenizer = processor.tokenizer
+        self.experts: torch.nn.Module | None = None
+        self.residual: torch.nn.Module | None = None
+        self._texts: dict[str, tuple[np.ndarray, list[tuple[int, int]]]] = {}
+        self._layer_slots = LayerSlots(self.language.layers, self)
+        vision = self.visual.config
+        self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
+        if settings.image_side and settings.image_side % (self.patch * self.merge):
+            raise SettingsError(
+                f"image_side must be a multiple of {self.patch * self.merge} (patch x merge), "
+                f"got {settings.image_side}"
+            )
+        if settings.lora_rank:
+            add_adapters(model, settings.lora_rank)
+
+    @property
+    def language(self) -> Any:
+        """The decoder."""
+        return self.model.model.language_model
+
+    @property
+    def visual(self) -> Any:
+        """The vision tower."""
+        return self.model.model.visual
+
+    @cached_property
+    def _frame(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.tokens(self.settings.before), self.tokens(self.settings.after)
+
+    # --- items to numbers -------------------------------------------------------------------------------
+
+    def tokens(self, text: str) -> np.ndarray:
+        """Token ids of a text, special tokens understood, nothing added."""
+        return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+    def prepare(self, value: Any) -> Prepared:
+        """The numbers of one item; needs no model and no GPU.
+
+        Raises:
+            DataError: nothing to embed, or too many pictures.
+            ImageError: a picture is refused.
+        """
+        item = canonical(value)
+        before, after = self._frame
+        pieces: list[tuple[str, np.ndarray]] = [("special", before)]
+        pieces += self.picture_pieces(item.images)
+        text_at, spans, codes = 0, (), None
+        if item.text is not None:
+            ids, offsets = self._text_tokens(item.text)
+            text_at = sum(self._length(kind, piece) for kind, piece in pieces)
+            spans, codes = _spans(item, offsets, text_at)
+            pieces.append(("query", ids))
+        prepared = self.assemble([*pieces, ("special", after)])
+        if codes is not None:
+            prepared.kinds[text_at : text_at + len(codes)] = codes
+        images = _image_spans(prepared.kinds)
+        return Prepared(**{**vars(prepared), "spans": (*images, *spans)})
+
+    def picture_pieces(self, images: Sequence[Picture]) -> list[tuple[str, np.ndarray]]:
+        """Pieces for `assemble`: every picture between its start and end token.
+
+        Raises:
+            DataError: more pictures than `max_images`.
+            ImageError: a picture is refused.
+        """
+        if len(images) > self.settings.max_images:
+            raise DataError(f"an item has {len(images)} pictures, more than {self.settings.max_images}")
+        config, pieces = self.model.config, []
+        for image in images:
+            pieces.append(("special", np.array([config.vision_start_token_id])))
+            pieces.append(("image", self.pixels(image)))
+            pieces.append(("special", np.array([config.vision_end_token_id])))
+        return pieces
+
+    def assemble(self, pieces: Sequence[tuple[str, np.ndarray]]) -> Prepared:
+        """Join pieces (kind, token ids) and ("image", pixels) into one sequence with its positions."""
+        ids, kinds, patches, grids = [], [], [], []
+        for kind, piece in pieces:
+            length = self._length(kind, piece)
+            kinds.append(np.full(length, KINDS.index(kind), dtype=np.int64))
+            if kind != "image":
+                ids.append(piece)
+                continue
+            ids.append(np.full(length, self.model.config.image_token_id, dtype=np.int64))
+            patches.append(patchify(piece, self.patch, self.merge))
+            grids.append((piece.shape[0] // self.patch, piece.shape[1] // self.patch))
+        token_kinds = np.concatenate(kinds)
+        merged = [(height // self.merge, width // self.merge) for height, width in grids]
+        return Prepared(
+            np.concatenate(ids).astype(np.int64),
+            token_kinds,
+            rope_positions(token_kinds == KINDS.index("image"), merged),
+            np.concatenate(patches) if patches else np.zeros((0, 3 * self.patch**2), np.uint8),
+            np.array(grids, dtype=np.int64).reshape(-1, 2),
+        )
+
+    def pixels(self, picture: Picture) -> np.ndarray:
+        """Decode to (height, width, 3) uint8 at the size the model sees; pixels of that size pass through.
+
+        Raises:
+            ImageError: the picture is refused.
+        """
+        side = self.settings.image_side
+        if isinstance(picture, np.ndarray):
+            if side and picture.shape[:2] == (side, side):
+                return picture
+            image = Image.fromarray(picture)
+        else:
+            image = decode(picture, side)
+        height, width = self._seen_size(image.height, image.width)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+    def num_visual_tokens(self, height: int, width: int) -> int:
+        """Tokens of a picture of this size, its start and end token left out."""
+        height, width = self._seen_size(height, width)
+        return height * width // (self.patch * self.merge) ** 2
+
+    def _seen_size(self, height: int, width: int) -> tuple[int, int]:
+        side, factor = self.settings.image_side, self.patch * self.merge
+        if side:
+            return side, side
+        try:
+            return smart_resize(height, width, factor, factor * factor, self.settings.max_pixels)
+        except ValueError as error:
+            raise ImageError(
+                "too_long", f"a picture of {width}x{height} pixels is refused: {error}"
+            ) from None
+
+    def _length(self, kind: str, piece: np.ndarray) -> int:
+        if kind != "image":
+            return len(piece)
+        return (piece.shape[0] // (self.patch * self.merge)) * (piece.shape[1] // (self.patch * self.merge))
+
+    def _text_tokens(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Ids and character offsets, cut to the limit between words; texts are remembered."""
+        found = self._texts.get(text)
+        if found is None:
+            coded = self.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+            )
+            offsets = [tuple(pair) for pair in coded["offset_mapping"]]
+            num = _cut(text, offsets, self.settings.max_text_tokens)
+            found = np.asarray(coded["input_ids"][:num], dtype=np.int64), offsets[:num]
+            if len(self._texts) >= REMEMBERED_TEXTS:
+                self._texts.clear()
+            self._texts[text] = found
+        return found
+
+    def collate(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+        """One batch, padded on the right."""
+        length = max(map(len, batch))
+        shape = (len(batch), length)
+        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        real, kinds = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        positions = np.zeros((len(batch), 3, length), dtype=np.int64)
+        for row, one in enumerate(batch):
+            num = len(one)
+            ids[row, :num], real[row, :num], kinds[row, :num] = one.ids, 1, one.kinds
+            positions[row, :, :num] = one.positions
+        arrays = {"input_ids": ids, "attention_mask": real, "token_kinds": kinds, "position_ids": positions}
+        if any(len(one.grids) for one in batch):
+            arrays["patches"] = np.concatenate([one.patches for one in batch])
+            arrays["grids"] = np.concatenate([one.grids for one in batch])
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+        """What sentence-transformers calls before `forward`; a prompt goes in front of the text."""
+        items = [canonical(value) for value in inputs]
+        if prompt:
+            items = [_prompted(item, prompt) for item in items]
+        return self.collate([self.prepare(item) for item in items])
+
+    # --- numbers to states ------------------------------------------------------------------------------
+
+    def states(self, features: dict[str, torch.Tensor], attention: Attention) -> torch.Tensor:
+        """Last-layer states (B, L, D) of a collated batch."""
+        kind = features["input_ids"].device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            embeds = self.model.get_input_embeddings()(features["input_ids"])
+            extra: dict[str, Any] = {}
+            if "patches" in features:
+                images = self.processor.image_processor
+                mean, std = (
+                    torch.tensor(x, device=embeds.device) for x in (images.image_mean, images.image_std)
+                )
+                visual, deep = see(self.visual, features["patches"], features["grids"], mean, std)
+                is_image_BL = features["input_ids"] == self.model.config.image_token_id
+                visual = visual.to(embeds.dtype)
+                embeds = embeds.masked_scatter(is_image_BL.unsqueeze(-1), visual)
+                features["visual_states"] = visual
+                if deep:
+                    extra = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deep}
+            mask = attention_mask(features["attention_mask"], attention)
+            positions = features["position_ids"].transpose(0, 1)
+            self._layer_slots.features = features
+            try:
+                output = self.language(
+                    inputs_embeds=embeds,
+                    attention_mask=mask,
+                    position_ids=torch.cat((positions[:1], positions)),
+                    use_cache=False,
+                    **extra,
+                )
+            finally:
+                self._layer_slots.features = None
+        return output.last_hidden_state
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        features["token_embeddings"] = self.states(features, self.settings.attention)
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        return self.language.config.hidden_size
+
+    # --- folders ----------------------------------------------------------------------------------------
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json")
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """A transformers model folder, adapters folded into the weights, plus our settings and slots."""
+        self.model.save_pretrained(output_path, state_dict=merged_weights(self.model))
+        save_processor(self.processor, output_path)
+        self.save_config(output_path)
+        save_slot(self.experts, os.path.join(output_path, "experts"))
+        save_slot(self.residual, os.path.join(output_path, "residual"))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Backbone:
+        names = ("token", "cache_folder", "revision", "local_files_only")
+        hub = {name: kwargs[name] for name in names if name in kwargs}
+        values = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
+        settings = BackboneSettings(
+            **{**values, "lora_rank": 0}
+        )  # saved weights have their adapters folded in
+        backbone = cls.from_checkpoint(model_name_or_path, settings, **(kwargs.get("model_kwargs") or {}))
+        backbone.experts = load_slot(os.path.join(model_name_or_path, "experts"))
+        backbone.residual = load_slot(os.path.join(model_name_or_path, "residual"))
+        return backbone
+
+    @classmethod
+    def from_checkpoint(cls, path: str, settings: BackboneSettings, **model_kwargs: Any) -> Backbone:
+        """Load a Qwen3-VL, Qwen3-VL-Embedding or Qwen2.5-VL from a folder or the Hub.
+
+        Raises:
+            CheckpointError: nothing loadable there, or another family.
+        """
+        try:
+            config = AutoConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"no model can be loaded from {path}: {reason}") from None
+        if config.model_type not in FAMILIES:
+            raise CheckpointError(f"{path} is a {config.model_type}: the encoder takes {', '.join(FAMILIES)}")
+        model_kwargs.setdefault("dtype", torch.float32 if not torch.cuda.is_available() else "auto")
+        model = AutoModelForImageTextToText.from_pretrained(path, attn_implementation="sdpa", **model_kwargs)
+        return cls(model, load_processor(path), settings)
+
+
+def _prompted(item: Item, prompt: str) -> Item:
+    shifted = tuple(
+        Part(part.kind, part.start + len(prompt), part.end + len(prompt), part.key) for part in item.parts
+    )
+    return Item(prompt + (item.text or ""), item.images, shifted)
+
+
+def _cut(text: str, offsets: Sequence[tuple[int, int]], limit: int) -> int:
+    """How many tokens to keep: at most `limit`, ending between words unless one word fills the limit."""
+    if len(offsets) <= limit:
+        return len(offsets)
+    for num in range(limit, 0, -1):
+        start = offsets[num][0]
+        if start > offsets[num - 1][1] or text[start].isspace():
+            return num
+    return limit
+
+
+def _spans(item: Item, offsets: Sequence[tuple[int, int]], at: int) -> tuple[tuple[Span, ...], np.ndarray]:
+    """Token spans of the item's parts, `at` tokens from the start, and the kind code of every text token."""
+    codes = np.full(len(offsets), KINDS.index("special" if item.parts else "query"), dtype=np.int64)
+    parts = item.parts or (Part("query", 0, len(item.text or "")),)
+    spans = []
+    for part in parts:
+        inside = [n for n, (start, end) in enumerate(offsets) if start < part.end and end > part.start]
+        if not inside:  # cut away
+            continue
+        first, last = inside[0], inside[-1] + 1
+        codes[first:last] = KINDS.index(part.kind)
+        spans.append(Span(part.kind, at + first, at + last, part.key))
+    return tuple(spans), codes
+
+
+def _image_spans(kinds: np.ndarray) -> list[Span]:
+    is_image = np.concatenate(([0], (kinds == KINDS.index("image")).astype(int), [0]))
+    edges = np.flatnonzero(np.diff(is_image))
+    return [Span("image", int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

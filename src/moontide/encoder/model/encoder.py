@@ -1,0 +1,281 @@
+"""MoonEncoder: items in, unit vectors out; a sentence-transformers model made of our modules.
+
+    MoonEncoder(path)                 a saved encoder, or a published Qwen3-VL, Qwen3-VL-Embedding, Qwen2.5-VL
+    MoonEncoder.tiny(texts, settings) a small one with random weights
+    encoder.encode_items(items)       vectors of any mix of forms
+    encoder.save(path)                a folder that plain sentence-transformers loads too
+
+Plain `SentenceTransformer(path, trust_remote_code=True)` gives the same vectors where moontide is installed:
+the folder names our modules, whose code stays in the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import load_file_path
+from torch import nn
+
+from moontide.encoder.model import tiny
+from moontide.encoder.model.attention import Attention
+from moontide.encoder.model.backbone import Backbone, BackboneSettings, Prepared
+from moontide.encoder.model.inputs import canonical
+from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
+from moontide.encoder.model.pooling import Pooling
+from moontide.encoder.model.processor import new_processor
+from moontide.encoder.model.slots import SLOTS
+from moontide.foundation.errors import CheckpointError, SettingsError
+from moontide.foundation.images import open_image
+from moontide.foundation.progress import track
+from moontide.foundation.settings import Settings
+from moontide.foundation.storage import read_json, storage_errors
+
+BATCH_TOKENS = 2_048  # measured: larger batches leave the cache of a CPU core
+LIBRARIES = ("moontide.", "sentence_transformers.")
+
+
+class EncoderSettings(Settings):
+    """Shape of an encoder; `depth` sets layers, width (32 per layer), heads and learning rate."""
+
+    depth: int = pydantic.Field(4, ge=1, le=32, description="layers of each tower; width is 32 x depth")
+    image_side: int = pydantic.Field(112, ge=28, description="side of the pictures it sees, pixels")
+    patch: int = pydantic.Field(14, ge=4, description="side of a patch, pixels")
+    merge: int = pydantic.Field(2, ge=1, le=4, description="patches merged into a token, per side")
+    vocab_size: int = pydantic.Field(
+        4_096, ge=300, description="tokens of the tokenizer trained on the texts"
+    )
+    dim: int | None = pydantic.Field(128, ge=1, description="width of the vectors; None: the model's own")
+    widths: tuple[int, ...] = pydantic.Field((32, 64, 128), description="prefixes that are vectors, too")
+    attention: Attention = pydantic.Field("bidirectional", description="who attends to whom")
+    pooling: Literal["mean", "last"] = pydantic.Field("mean", description="token states to one vector")
+    max_text_tokens: int = pydantic.Field(96, ge=1, description="longer texts are cut between words")
+    max_images: int = pydantic.Field(4, ge=1, description="pictures of one item at most")
+    lora_rank: int = pydantic.Field(0, ge=0, description="0 trains all weights, else adapters of this rank")
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> EncoderSettings:
+        if self.image_side % (self.patch * self.merge):
+            raise ValueError(
+                f"image_side must be a multiple of patch x merge = {self.patch * self.merge}, "
+                f"got {self.image_side}"
+            )
+        if self.dim and any(width > self.dim for width in self.widths):
+            raise ValueError(f"widths must not exceed dim {self.dim}, got {self.widths}")
+        return self
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate that goes with `depth`."""
+        return tiny.learning_rate(self.depth)
+
+
+class MoonEncoder(SentenceTransformer):
+    """A sentence-transformers model over a vision-language backbone.
+
+    Args:
+        path: folder or Hub id of a saved encoder or of a published Qwen-VL model.
+        backbone: settings for a published model, which brings none of its own.
+        kwargs: as for SentenceTransformer.
+
+    Raises:
+        CheckpointError: nothing loadable there.
+
+    Paper: MOON Embedding 3.3 (paper reported: bidirectional attention, mean pooling, Matryoshka output).
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        backbone: BackboneSettings | None = None,
+        pooling: Literal["mean", "last"] = "mean",
+        **kwargs: Any,
+    ):
+        self._published = (backbone or BackboneSettings(), pooling)
+        if path is not None and not Path(path).exists() and str(path).count("/") != 1:
+            raise CheckpointError(f"no model at {path}: name a model folder or a Hub id")
+        super().__init__(None if path is None else str(path), **kwargs)
+
+    @classmethod
+    def tiny(
+        cls, texts: Iterable[str], settings: EncoderSettings | None = None, seed: int = 0, **kwargs: Any
+    ) -> MoonEncoder:
+        """A small encoder with random weights, its tokenizer trained on `texts`.
+
+        Raises:
+            DataError: no texts.
+        """
+        settings = settings or EncoderSettings()
+        tokenizer = tiny.new_tokenizer(texts, settings.vocab_size)
+        side, patch, merge = settings.image_side, settings.patch, settings.merge
+        model = tiny.new_model(settings.depth, tokenizer, side, patch, merge, seed)
+        names = ("image_side", "max_images", "max_text_tokens", "attention", "lora_rank")
+        backbone = Backbone(
+            model,
+            new_processor(tokenizer, side, patch, merge),
+            BackboneSettings(**{name: getattr(settings, name) for name in names}),
+        )
+        width = backbone.get_embedding_dimension()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            last = Matryoshka(width, settings.dim, settings.widths)
+        return cls(modules=[backbone, Pooling(width, settings.pooling), last], **kwargs)
+
+    # --- the three slots --------------------------------------------------------------------------------
+
+    @property
+    def backbone(self) -> Backbone:
+        """The first module."""
+        return self[0]
+
+    @property
+    def slots(self) -> dict[str, nn.Module | None]:
+        """What fills `experts`, `fusion` and `residual`; None is identity."""
+        return {name: getattr(self._place(name), name) for name in SLOTS}
+
+    def fill(self, **modules: nn.Module | None) -> MoonEncoder:
+        """Put modules into slots (see `slots.py`); None empties one.
+
+        Raises:
+            SettingsError: there is no such slot.
+        """
+        for name, module in modules.items():
+            if name not in SLOTS:
+                raise SettingsError(f"no slot is called {name!r}: the slots are {', '.join(SLOTS)}")
+            setattr(self._place(name), name, module if module is None else module.to(self.device))
+        return self
+
+    def _place(self, slot: str) -> Any:
+        return self[1] if slot == "fusion" else self[0]
+
+    # --- vectors ----------------------------------------------------------------------------------------
+
+    def prepare(self, value: Any) -> Prepared:
+        """The numbers of one item: pixels and token ids; threads may call it.
+
+        Raises:
+            DataError: nothing to embed. ImageError: a picture is refused.
+        """
+        return self.backbone.prepare(value)
+
+    def forward_prepared(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """Unit vectors (n, D) of prepared items, with gradients where they are enabled."""
+        features = {name: x.to(self.device) for name, x in self.backbone.collate(batch).items()}
+        return self(features)["sentence_embedding"]
+
+    def num_tokens(self, value: Any) -> int:
+        """Tokens an item will cost, from its text and the headers of its pictures; nothing is decoded."""
+        item, backbone = canonical(value), self.backbone
+        num = sum(map(len, backbone._frame))
+        for image in item.images:
+            height, width = image.shape[:2] if isinstance(image, np.ndarray) else open_image(image).size[::-1]
+            num += 2 + backbone.num_visual_tokens(height, width)
+        return num + (len(backbone._text_tokens(item.text)[0]) if item.text else 0)
+
+    @torch.inference_mode()
+    def encode_items(
+        self,
+        items: Sequence[Any],
+        batch_tokens: int = BATCH_TOKENS,
+        width: int | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Unit vectors of items in any mix of forms; neither order nor neighbors change a vector.
+
+        Args:
+            items: `Item`s, or anything `canonical` takes.
+            batch_tokens: tokens of one forward pass, padding included.
+            width: a Matryoshka prefix; None: the full vector.
+
+        Returns:
+            (n, width) float32
+
+        Raises:
+            DataError, ImageError: an item that cannot be embedded.
+            SettingsError: a width beyond the vector's.
+        """
+        dim = self.get_embedding_dimension() or 0
+        if width is not None and not 0 < width <= dim:
+            raise SettingsError(
+                f"width must lie in 1..{dim}, the width of this encoder's vectors, got {width}"
+            )
+        was_training = self.training
+        self.eval()
+        vectors = np.zeros((len(items), dim), dtype=np.float32)
+        try:
+            with track(len(items) if progress else 0, "embedding") as meter:
+                for start in range(0, len(items), 1_024):  # prepared pixels stay within some 100 MB
+                    chunk = [self.prepare(item) for item in items[start : start + 1_024]]
+                    for rows in token_batches([len(one) for one in chunk], batch_tokens):
+                        batch = self.forward_prepared([chunk[row] for row in rows])
+                        vectors[[start + row for row in rows]] = batch.float().cpu().numpy()
+                        meter.step(len(rows))
+        finally:
+            self.train(was_training)
+        return vectors if width is None else prefix_of(vectors, width)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any weight or setting: the version id of its vectors."""
+        digest = hashlib.sha256()
+        for module in self:
+            digest.update(repr(sorted(module.get_config_dict().items())).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    # --- folders ----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write a sentence-transformers model folder.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        kwargs.setdefault("create_model_card", False)
+        with storage_errors(path):
+            super().save(str(path), *args, **kwargs)
+
+    def _load_modules(self, path: str, **kwargs: Any) -> Any:
+        if not _is_ours(path, kwargs):
+            return self._load_default_modules(path, **kwargs)
+        return super()._load_modules(path, **kwargs)
+
+    def _load_default_modules(self, path: str, **kwargs: Any) -> Any:
+        """A published model: its backbone, our pooling, its own width."""
+        settings, mode = self._published
+        backbone = Backbone.from_checkpoint(path, settings, **(kwargs.get("model_kwargs") or {}))
+        width = backbone.get_embedding_dimension()
+        return [backbone, Pooling(width, mode), Matryoshka(width)], {}
+
+    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
+        if class_ref.startswith("moontide."):  # installed, hence trusted: no flag needed
+            module, _, name = class_ref.rpartition(".")
+            return getattr(importlib.import_module(module), name)
+        return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Rows sorted by length and cut so that rows x longest stays within `batch_tokens`; none is empty."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _is_ours(path: str, kwargs: dict[str, Any]) -> bool:
+    names = ("token", "cache_folder", "revision", "local_files_only")
+    file = load_file_path(path, "modules.json", **{name: kwargs.get(name) for name in names})
+    return file is not None and all(
+        module["type"].startswith("moontide.") for module in read_json(Path(file))
+    )

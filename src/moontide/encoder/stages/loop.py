@@ -1,0 +1,160 @@
+"""The training loop under every stage: schedule, steps, log lines, checkpoints, exact resume.
+
+A step's data depend on its number alone, so that the data position *is* the step. A checkpoint holds
+weights, optimizer, step and random state; a run killed at any moment and started again ends with the weights
+it would have had.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+from torch import nn
+
+from moontide.foundation.device import threads
+from moontide.foundation.errors import CheckpointError
+from moontide.foundation.progress import track
+from moontide.foundation.runs import Run
+from moontide.foundation.settings import Settings, fingerprint
+from moontide.foundation.storage import write_bytes
+
+log = logging.getLogger(__name__)
+
+
+class LoopSettings(Settings):
+    """Steps, optimizer and checkpoints of a stage."""
+
+    num_steps: int = pydantic.Field(400, ge=1, description="optimizer steps")
+    learning_rate: float = pydantic.Field(1e-3, gt=0, description="highest rate, after the warm-up")
+    warmup_share: float = pydantic.Field(0.05, ge=0, le=1, description="share of the steps that warm up")
+    weight_decay: float = pydantic.Field(0.05, ge=0, description="AdamW, matrices only")
+    clip: float = pydantic.Field(1.0, gt=0, description="largest gradient norm")
+    log_every: int = pydantic.Field(20, ge=1, description="steps between log lines")
+    checkpoint_every: int = pydantic.Field(200, ge=1, description="steps between checkpoints")
+
+
+def rate_at(step: int, settings: LoopSettings) -> float:
+    """Learning rate of a step: linear warm-up, then half a cosine down to 1 % of the highest."""
+    warm = max(1, round(settings.num_steps * settings.warmup_share))
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, settings.num_steps - warm)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def new_optimizer(modules: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; only matrices decay."""
+    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def train(
+    stage: str,
+    modules: nn.Module,
+    backward: Callable[[int], dict[str, float]],
+    settings: LoopSettings,
+    run: Run | None = None,
+    asked: Any = None,
+    after_step: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Run the steps of a stage, or those an interrupted call left over.
+
+    Args:
+        stage: names the log lines and the checkpoint folder.
+        modules: everything that is trained.
+        backward: computes the gradients of a step and returns figures to log ("loss" among them).
+        settings: see `LoopSettings`.
+        run: where to log and keep checkpoints; None keeps nothing.
+        asked: what else decides the outcome (settings, data): a checkpoint of something else is refused.
+        after_step: called after every optimizer step.
+
+    Returns:
+        steps, first and last logged loss, seconds spent in this call, steps run in this call.
+    """
+    optimizer = new_optimizer(modules, settings)
+    folder = run.checkpoints(stage) if run else None
+    identity = fingerprint([settings.model_dump(mode="json"), asked])
+    start = restore(folder, modules, optimizer, identity) if folder else 0
+    if run and start:
+        run.rewind(stage, start - 1)
+    modules.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    began, figures = time.monotonic(), {}
+    with threads(), track(settings.num_steps - start, stage) as meter:
+        for step in range(start, settings.num_steps):
+            rate = rate_at(step, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            figures = backward(step)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if after_step:
+                after_step()
+            meter.step()
+            meter.note(f"loss {figures['loss']:.3f}")
+            is_last = step + 1 == settings.num_steps
+            if run and (step % settings.log_every == 0 or is_last):
+                run.log(stage, step, **figures, rate=rate, gradient_norm=float(norm))
+            if folder and ((step + 1) % settings.checkpoint_every == 0 or is_last):
+                keep(folder, modules, optimizer, identity, step + 1)
+    modules.eval()
+    results = {"steps": settings.num_steps, "seconds": time.monotonic() - began, "steps_here": meter.done}
+    lines = run.metrics(stage) if run else []
+    if lines:
+        results |= {"first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"]}
+    return {**results, **{name: value for name, value in figures.items() if name != "loss"}}
+
+
+def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: int) -> None:
+    """Write a checkpoint whole, then drop all but the newest two."""
+    buffer = io.BytesIO()
+    trained = {name for name, parameter in modules.named_parameters() if parameter.requires_grad}
+    weights = {name: value for name, value in modules.state_dict().items() if name in trained}
+    state = {
+        "identity": identity,
+        "step": step,
+        "weights": weights,
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    torch.save(state, buffer)
+    write_bytes(folder / f"step-{step:08d}.pt", buffer.getvalue())
+    for old in sorted(folder.glob("step-*.pt"))[:-2]:
+        old.unlink()
+
+
+def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> int:
+    """Load the newest checkpoint; gives the step to go on with, 0 without one.
+
+    Raises:
+        CheckpointError: it was made with other settings or data, or cannot be read.
+    """
+    for file in sorted(folder.glob("step-*.pt"), reverse=True):
+        try:
+            state = torch.load(file, weights_only=True)
+        except Exception as error:
+            log.warning("checkpoint %s cannot be read (%s): trying the one before", file, error)
+            continue
+        if state["identity"] != identity:
+            raise CheckpointError(
+                f"{file} was made with other settings or data: name another run, or delete {folder}"
+            )
+        result = modules.load_state_dict(state["weights"], strict=False)
+        assert not result.unexpected_keys
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        return state["step"]
+    return 0
