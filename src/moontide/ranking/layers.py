@@ -1,0 +1,126 @@
+"""Layers of the click model: tiers of similarity, attention over behaviors, a tower split by request.
+
+Letters: B requests, N candidates of a request, S behavior steps, T tiers, D width. Training has N = 1. A mask
+`is_real_BS` is True for a behavior, False for padding; padding has weight exactly 0 everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def tier_of(similarity: Tensor, num_tiers: int) -> Tensor:
+    """Tier 0 to num_tiers - 1 of each cosine; tier k covers (-1 + 2k/T, -1 + 2(k+1)/T], and -1 is in tier 0.
+
+    Formula: clamp(ceil(round((s + 1) / 2 * T, 6)) - 1, 0, T - 1), in double precision.
+
+    The published pseudo-code counts ceil(...) in 1..T with slots 0..T-1, and so drops the most similar
+    tier. The rounding keeps an edge such as -0.7 in its tier although 0.1 has no exact binary form.
+
+    Paper: SimTier of 2407.19467, mim.md 3.5 (analog SimTier, index corrected).
+    """
+    scaled = (similarity.double() + 1) / 2 * num_tiers
+    return (torch.ceil(torch.round(scaled, decimals=6)).long() - 1).clamp(0, num_tiers - 1)
+
+
+def tier_counts(similarity_BNS: Tensor, is_real_BNS: Tensor, num_tiers: int) -> Tensor:
+    """How many real behaviors fall in each tier: (B, N, T), summing to the number of real behaviors."""
+    counts_BNT = similarity_BNS.new_zeros(*similarity_BNS.shape[:-1], num_tiers)
+    return counts_BNT.scatter_add_(-1, tier_of(similarity_BNS, num_tiers), is_real_BNS.to(counts_BNT.dtype))
+
+
+class SimTier(nn.Module):
+    """A histogram of similarities between a target and the shopper's behaviors.
+
+    Formula: f_k = log(1 + count_k) * scale_k, scale learnable from 1; `plain_counts` gives count_k itself.
+
+    Also called: similarity tiers. Paper: 2407.19467, mim.md 3.5 (analog SimTier; log and scale: analog MUSE).
+
+    Args:
+        num_tiers: T, tiers over [-1, 1].
+        plain_counts: counts as they are, nothing learned.
+    """
+
+    def __init__(self, num_tiers: int = 20, plain_counts: bool = False):
+        super().__init__()
+        self.num_tiers = num_tiers
+        self.scale = None if plain_counts else nn.Parameter(torch.ones(num_tiers))
+
+    def forward(self, similarity_BNS: Tensor, is_real_BNS: Tensor) -> Tensor:
+        """Features (B, N, T) of cosines (B, N, S); masked behaviors count in no tier."""
+        counts_BNT = tier_counts(similarity_BNS, is_real_BNS, self.num_tiers)
+        return counts_BNT if self.scale is None else torch.log1p(counts_BNT) * self.scale
+
+
+class TargetAttention(nn.Module):
+    """What the shopper's behaviors say about each candidate: a weighted mean of behavior keys.
+
+    Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b;  w = masked softmax over b;  out = sum_b w_b k(e_b)
+    with q and k linear and swish. No real behavior gives the zero vector.
+
+    Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence, mim.md 3.7 (analog MUSE: the
+    value is the key projection); scaling, mask and the recency bias are ours.
+
+    Args:
+        width: of the item representations. heads_width: D, of query and key.
+        num_recencies: rows of the bias table, from which `forward` takes one for each behavior.
+    """
+
+    def __init__(self, width: int, heads_width: int, num_recencies: int = 1):
+        super().__init__()
+        self.query = nn.Linear(width, heads_width)
+        self.key = nn.Linear(width, heads_width)
+        self.recency = nn.Embedding(num_recencies, 1)
+        self.heads_width = heads_width
+
+    def forward(
+        self, query_BND: Tensor, key_BSD: Tensor, recency_BS: Tensor, is_real_BS: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Interest (B, N, D) and weights (B, N, S) from projected queries and keys (`queries`, `keys`)."""
+        score_BNS = query_BND @ key_BSD.transpose(1, 2) / math.sqrt(self.heads_width)
+        score_BNS = score_BNS + self.recency(recency_BS).squeeze(-1)[:, None]
+        weight_BNS = masked_softmax(score_BNS, is_real_BS[:, None])
+        return weight_BNS @ key_BSD, weight_BNS
+
+    def queries(self, item_D: Tensor) -> Tensor:
+        """Project items as targets."""
+        return F.silu(self.query(item_D))
+
+    def keys(self, item_D: Tensor) -> Tensor:
+        """Project items as behaviors."""
+        return F.silu(self.key(item_D))
+
+
+def masked_softmax(score: Tensor, is_real: Tensor) -> Tensor:
+    """Softmax over the last axis among real entries; masked ones get exactly 0, all masked gives all 0."""
+    score = score.masked_fill(~is_real, -torch.inf)
+    top = score.amax(-1, keepdim=True).detach()
+    weight = torch.exp(score - top.masked_fill(top.isinf(), 0.0))
+    return weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+
+
+class Tower(nn.Module):
+    """Layers of linear and swish to one logit, the first split in two: the request's part is computed once.
+
+    Formula: W [x_request; x_candidate] + b = W_r x_request + (W_c x_candidate + b), the same numbers as on
+    the joined features, at the cost of one request instead of N.
+    """
+
+    def __init__(self, request_width: int, candidate_width: int, hidden: tuple[int, ...]):
+        super().__init__()
+        self.request = nn.Linear(request_width, hidden[0], bias=False)
+        self.candidate = nn.Linear(candidate_width, hidden[0])
+        self.deeper = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
+        self.out = nn.Linear(hidden[-1], 1, bias=False)
+
+    def forward(self, request_BD: Tensor, candidate_BND: Tensor) -> Tensor:
+        """Logits (B, N)."""
+        x_BND = F.silu(self.request(request_BD)[:, None] + self.candidate(candidate_BND))
+        for layer in self.deeper:
+            x_BND = F.silu(layer(x_BND))
+        return self.out(x_BND).squeeze(-1)
