@@ -59,7 +59,7 @@ def examination(position: Real, patience: Real) -> Real:
     return 0.12 + 0.88 * patience**position
 
 
-def nearness(distance: Real, tolerance: Real) -> Real:
+def nearness(distance: Real, tolerance: Real | float) -> Real:
     """1 at distance 0, about 0 beyond twice the tolerance: exp(-(d / tolerance)^2)."""
     return np.exp(-((distance / tolerance) ** 2))
 
@@ -126,6 +126,14 @@ WORD_MATCH = 0.55  # match of a title that lacks the word asked for
 def attraction(appeal: Real, match: Real, bar: float, choice: ChoiceSettings) -> Real:
     """Chance that a result that is looked at is clicked."""
     return choice.highest * match * ndtr(appeal - bar)
+
+
+def cart_chance(attraction: Real, choice: ChoiceSettings) -> Real:
+    """Chance that a clicked result goes into the cart: `p_cart` on average, more for what attracts more.
+
+    Attraction of what is clicked is about a fifth of the highest, by the spread of appeal around the bar.
+    """
+    return np.minimum(choice.p_cart * (0.5 + 0.5 * attraction / (0.2 * choice.highest)), 1.0)
 
 
 def find_bar(appeal: Real, match: Real, examined: Real, choice: ChoiceSettings) -> float:

@@ -1,7 +1,7 @@
 """What shoppers come for and how they ask: from a need to a query, and on to the next query.
 
-A need is a category, a favorite color of the moment and sometimes a word. Shoppers who find nothing add a color or a
-word, tick a box, or use another noun; who clicked goes on to something else half of the time.
+A need is a category, a favorite color of the moment and sometimes a word. Shoppers who find nothing add a
+color or a word, tick a box, or use another noun; who clicked goes on to something else half of the time.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Needs:
         world = self.world
         titles = self.matching.some_of_leaf(self.leaf[rows], LOOKED_AT, self.rng)
         words = np.where(titles[:, :, None] >= 0, world.vocabulary.title[np.maximum(titles, 0)], -1)
-        words = words.reshape(len(rows), -1)
+        words = words.reshape(len(rows), titles.shape[1] * words.shape[2])
         if not len(world.vocabulary.words):
             return np.full(len(rows), -1)
         liking = world.shoppers.word_liking[self.shopper[rows][:, None], np.maximum(words, 0)].astype(float)
@@ -127,7 +127,7 @@ class Needs:
         return np.where(is_liked, np.take_along_axis(words, best, axis=1)[:, 0], -1)
 
     def _picture(self, rows: np.ndarray) -> np.ndarray:
-        """A picture of the category, of a few in mind the one nearest to an ideal color; -1 if there is none."""
+        """A picture of the category: of a few in mind the one nearest to an ideal color, -1 without any."""
         queries = self.world.queries
         if not len(queries.pool.product):
             return np.full(len(rows), -1)

@@ -299,7 +299,7 @@ class OraclePolicy:
         rows = [np.repeat(part, num * (most + 1)) for part in (requests.at, requests.shopper, requests.query)]
         product = np.repeat(requests.candidates.ravel(), most + 1)
         chance = self.world.attraction(*rows, product, options.ravel()).reshape(options.shape)
-        is_ad = (requests.creatives >= 0).any(2)
+        is_ad = requests.creatives.max(2) >= 0
         is_open = np.concatenate([~is_ad[:, :, None], requests.creatives >= 0], axis=2)
         chance = np.where(is_open, chance, -1.0)
         best = chance.argmax(2)[:, :, None]

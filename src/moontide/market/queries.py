@@ -105,6 +105,12 @@ class Queries:
             return by_noun
         return np.where(parts[:, 0] >= 0, by_noun, self.pool_leaf[np.maximum(parts[:, 3], 0)])
 
+    def forget(self) -> None:
+        """Empty the table: nothing was asked yet."""
+        self._code.clear()
+        self.part = {name: np.empty(0, np.int32) for name in PARTS}
+        self.leaf = np.empty(0, np.int64)
+
     def set_pool(self, pool: Pool, leaf: np.ndarray) -> None:
         """Give the pictures to ask with and the leaf category of each; they are sorted by leaf here."""
         order = np.argsort(leaf, kind="stable")

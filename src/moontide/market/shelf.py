@@ -79,7 +79,7 @@ class Shelf:
 def _three(path: tuple[str, ...]) -> tuple[str, str, str]:
     """Department, group and leaf of a category path of any length."""
     if not path:
-        return ("other",) * 3
+        return "other", "other", "other"
     return path[0], path[min(1, len(path) - 1)], path[-1]
 
 

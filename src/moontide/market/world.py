@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.foundation.seeds import stream
@@ -39,7 +40,7 @@ class Memory:
 
     def __init__(self, num_shoppers: int, num_products: int):
         self.recent = np.full((num_shoppers, RECENT), -1, np.int64)
-        self.clicks = np.zeros(num_products)
+        self.clicks: np.ndarray = np.zeros(num_products)
 
     def remember(self, shopper: np.ndarray, product: np.ndarray) -> None:
         """Note clicks in the order they happened."""
@@ -210,7 +211,7 @@ class World:
         if not dataset.has("events"):
             return
         table = dataset.table("events", ["kind", "at", "shopper_id", "product_id"])
-        table = table.filter(pa.compute.equal(table.column("kind"), "click")).sort_by("at")
+        table = table.filter(pc.equal(table.column("kind"), "click")).sort_by("at")
         place = {name: number for number, name in enumerate(self.product_ids)}
         shopper = np.array([int(name[1:]) for name in table.column("shopper_id").to_pylist()], np.int64)
         product = np.array([place[name] for name in table.column("product_id").to_pylist()], np.int64)
