@@ -173,6 +173,22 @@ def random_order(requests: Requests, slots: int, rng: np.random.Generator) -> np
     return np.pad(order, ((0, 0), (0, max(slots - order.shape[1], 0))), constant_values=-1)
 
 
+def word_relevance(world: World, requests: Requests) -> np.ndarray:
+    """(B, N) how well title and category fit the query, 0 to 1; pictures are not looked at."""
+    shown = np.maximum(requests.candidates, 0)
+    queries, shelf = world.queries, world.shelf
+    path = world.leaf_path[queries.leaf[requests.query]][:, None]
+    same = path == shelf.category[shown]
+    fit = np.select([same[..., 2], same[..., 1] & same[..., 0]], [1.0, 0.4], 0.1)
+    color, word = queries.part["color"][requests.query], queries.part["word"][requests.query]
+    said = world.vocabulary.color[shown, np.maximum(color, 0)[:, None]]
+    fit = fit * np.where(color[:, None] >= 0, 0.6 + 0.4 * said, 1.0)
+    rows = np.flatnonzero(word >= 0)
+    has = (world.vocabulary.title[shown[rows]] == word[rows, None, None]).any(2)
+    fit[rows] *= 0.6 + 0.4 * has
+    return fit
+
+
 class RandomPolicy:
     """Shows candidates in random order, with random creatives: every product gets its chance."""
 
@@ -223,7 +239,12 @@ class PopularityPolicy:
         p_click = self._rate[np.maximum(requests.candidates, 0)]
         creative, chance = random_creatives(requests, self._rng)
         slates = auction_slates(
-            requests, p_click, self.relevance(requests), self.slots, creative=creative, p_creative=chance
+            requests,
+            p_click,
+            word_relevance(self.world, requests),
+            self.slots,
+            creative=creative,
+            p_creative=chance,
         )
         order = random_order(requests, self.slots, self._rng)
         explored = _laid_out(requests, order, np.zeros(order.shape, np.int64), creative, chance)
@@ -247,21 +268,6 @@ class PopularityPolicy:
         if np.array_equal(ids, requests.request_ids):
             self._random_shown += shown[is_random].sum(0)
             self._random_clicks += (clicks & shown)[is_random].sum(0)
-
-    def relevance(self, requests: Requests) -> np.ndarray:
-        """(B, N) how well title and category fit the query, 0 to 1; pictures are not looked at."""
-        world, shown = self.world, np.maximum(requests.candidates, 0)
-        queries, shelf = world.queries, world.shelf
-        path = world.leaf_path[queries.leaf[requests.query]][:, None]
-        same = path == shelf.category[shown]
-        fit = np.select([same[..., 2], same[..., 1] & same[..., 0]], [1.0, 0.4], 0.1)
-        color, word = queries.part["color"][requests.query], queries.part["word"][requests.query]
-        said = world.vocabulary.color[shown, np.maximum(color, 0)[:, None]]
-        fit = fit * np.where(color[:, None] >= 0, 0.6 + 0.4 * said, 1.0)
-        rows = np.flatnonzero(word >= 0)
-        has = (world.vocabulary.title[shown[rows]] == word[rows, None, None]).any(2)
-        fit[rows] *= 0.6 + 0.4 * has
-        return fit
 
     def _refresh(self, day: int) -> None:
         """Take over what was counted: the looks of each place first, then the rate of each product."""

@@ -153,9 +153,9 @@ class Samples:
         return values.to_numpy(zero_copy_only=False)
 
     def save(self, path: Path | str) -> None:
-        """Write the samples into a folder of Parquet files; it appears when it is complete."""
+        """Write the samples into a folder of Parquet files; it appears, or replaces another, when complete."""
         path = Path(path)
-        with new_folder(path) as folder:
+        with new_folder(path, replace=True) as folder:
             columns: dict[str, Any] = {"event_id": self.event_id}
             columns |= {name: getattr(self, name) for name in (*COLUMNS, *FLAGS)}
             columns |= {name: self.counters[:, place] for name, place in PLACE.items()}

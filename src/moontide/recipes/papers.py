@@ -38,8 +38,8 @@ PAPERS = (
         "2511.11305",
         "recipes/moon_embedding.py",
         "pretraining on catalog questions; stage-1 InfoNCE with in-batch negatives, one pairing of forms a "
-        "step; bidirectional attention, masked mean pooling, Matryoshka; representation center; image- and text-"
-        "search recall",
+        "step; bidirectional attention, masked mean pooling, Matryoshka; representation center; image- and "
+        "text-search recall",
         "tests/encoder, tests/center",
         "temperature, batch, prompts, Matryoshka widths, the definition behind its recall",
     ),

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ SERIES = tuple(f"#0a0a{number:02x}" for number in range(1, 7))
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
     color: f"--s{number}" for number, color in enumerate(SERIES, 1)
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,
     "text.color": INK,
@@ -118,10 +119,14 @@ def draw(figure: Figure, name: str = "figure") -> str:
     Args:
         name: keeps the ids of several figures on one page apart, and makes the SVG the same every time.
     """
-    painter = {Curves: _paint_curves, Bars: _paint_bars, Intervals: _paint_intervals}[type(figure)]
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         canvas = Canvas(figsize=(WIDTH_INCHES, _height(figure)), layout="constrained")
-        painter(canvas.subplots(), figure)
+        if isinstance(figure, Curves):
+            _paint_curves(canvas.subplots(), figure)
+        elif isinstance(figure, Bars):
+            _paint_bars(canvas.subplots(), figure)
+        else:
+            _paint_intervals(canvas.subplots(), figure)
         file = io.StringIO()
         FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
     return _themed(file.getvalue(), figure.title)

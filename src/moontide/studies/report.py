@@ -138,13 +138,18 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {
-        "drawn": lambda figure, name: Markup(draw(figure, name)),
-        "result_of": lambda item: Result(*item),
-    }
+    environment.globals.update(drawn=_drawn, result_of=_result_of)
     environment.filters |= {"cell": cell, "picture": picture, "is_numeric": _is_numeric}
     environment.filters |= {"best_rows": best_rows, "paragraphs": _paragraphs, "unbroken": _unbroken}
     return environment.get_template("report.html.j2").render(report=data)
+
+
+def _drawn(figure: Figure, name: str) -> Markup:
+    return Markup(draw(figure, name))
+
+
+def _result_of(item: Result | tuple[bytes | None, str]) -> Result:
+    return Result(*item)
 
 
 def cell(value: Any, spec: str | None = None) -> str:
