@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from moontide.foundation.errors import SettingsError
+from moontide.foundation.storage import write_bytes
 from moontide.recipes.papers import PAPERS, find
 
 console = Console()
+study = typer.Typer(help="Comparisons over seeds, cached cell by cell.", no_args_is_help=True)
 SIZES = ("nano", "tiny", "study")
 Size = Annotated[str, typer.Option(help="nano (a minute), tiny (ten minutes) or study (hours)")]
 Seed = Annotated[int, typer.Option(help="the same seed on the same CPU gives the same numbers")]
@@ -71,9 +73,38 @@ def papers(name: Annotated[str | None, typer.Argument(help="one system; default 
         console.print(Text(f"{field}: {value}"))
 
 
-def _check_size(size: str) -> None:
-    if size not in SIZES:
-        raise SettingsError(f"no size is called {size!r}: the sizes are {', '.join(SIZES)}")
+@study.command()
+def content(
+    to: Annotated[Path, typer.Option("--to", help="folder of the study; finished cells are kept")],
+    size: Annotated[str, typer.Option(help="recipe of every cell: content (minutes a cell), nano, tiny")] = (
+        "content"
+    ),
+    markets: Annotated[int, typer.Option(min=1, help="market seeds")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="training seeds of each market")] = 3,
+    kinds: Annotated[str, typer.Option(help="kinds of market, comma-separated")] = "default,blind",
+) -> None:
+    """What content adds to a click model on ids: markets x training seeds, and the blind control."""
+    from moontide.recipes.demo import RECIPES
+    from moontide.studies.content import content_cells, content_markdown, content_tables, run_content_study
+
+    _check_size(size, (*SIZES, "content"))
+    settings = RECIPES[size]()
+    cells = content_cells(settings, markets, seeds, kinds.split(","))
+    rows = run_content_study(to, settings, cells)
+    text = content_markdown(content_tables(rows)) if rows else "no cell is finished\n"
+    write_bytes(to / "tables.md", text.encode())
+    console.print(Text(text), soft_wrap=True)
+    console.print(Text(f"{len(rows)} of {len(cells)} cells; tables at {to / 'tables.md'}"))
+
+
+@study.callback()
+def _studies() -> None:
+    """What was gained, and how sure it is."""
+
+
+def _check_size(size: str, sizes: tuple[str, ...] = SIZES) -> None:
+    if size not in sizes:
+        raise SettingsError(f"no size is called {size!r}: the sizes are {', '.join(sizes)}")
 
 
 def _run(path: Path, recipe: str, settings, seed: int, dataset: Path | None) -> None:

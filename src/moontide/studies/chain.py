@@ -87,12 +87,14 @@ def run_chain(
     settings: ChainSettings,
     seed: int = 0,
     dataset: Path | str | None = None,
+    with_report: bool = True,
 ) -> Path:
     """Run the chain into the folder `path`, or go on with it.
 
     Args:
         recipe: name for the record.
         dataset: a user's dataset folder; None builds `settings.market`.
+        with_report: write report.html when all stages have ended.
 
     Returns:
         the path of report.html.
@@ -119,6 +121,8 @@ def run_chain(
                 results["stage_seconds"] = time.monotonic() - began
                 results["peak_bytes"] = peak_bytes()
                 run.finish(name, results)
+    if not with_report:
+        return run.path
     from moontide.studies.findings import write_findings  # reads what all stages left; draws figures
 
     return write_findings(chain)

@@ -104,12 +104,12 @@ def train_arms(
         the trained models by name of the arm.
     """
     training = training or TrainSettings()
+    log_to = None if run is None else run.path
     tasks = [
-        _Task(arm, samples, vectors if arm.settings.use_content else None, out / arm.name, None if run is None else run.path,
-              training, seed)
+        _Task(arm, samples, vectors if arm.settings.use_content else None, out, log_to, training, seed)
         for arm in arms
         if not (out / arm.name / "settings.json").exists()
-    ]  # fmt: skip
+    ]
     with track(len(tasks), "click models") as meter:
         for _ in in_order(_train, tasks, min(num_cores(), len(tasks)), chunk=1):
             meter.step()
@@ -126,7 +126,8 @@ def _train(task: _Task) -> None:
         run = None if task.run is None else Run.open(task.run)
         stage = f"ranking-{task.arm.name}"
         settings = task.arm.settings
-        train_click_model(samples, table, settings, task.seed, task.training, run, stage).save(task.out)
+        trained = train_click_model(samples, table, settings, task.seed, task.training, run, stage)
+        trained.save(task.out / task.arm.name)
 
 
 def all_scores(
@@ -164,7 +165,7 @@ def click_results(
             metrics = click_metrics(score[mask], label, shopper)
             aucs[name, model] = metrics["auc"]
             table.append({"slice": name, "model": model, "clicks": int(label.sum()), **metrics})
-    gains = []
+    gains: list[dict[str, Any]] = []
     for before, after in COMPARISONS:
         if before not in scores or after not in scores:
             continue
@@ -178,6 +179,7 @@ def click_results(
                 gap = aucs[line["slice"], TRUTH] - line["auc_before"]
                 entry["closed"] = line["difference"].value / gap if gap > 0 else math.nan
             gains.append(entry)
+    gains.sort(key=lambda entry: SLICES.index(entry["slice"]))
     return {
         "table": table,
         "gains": gains,

@@ -5,6 +5,7 @@ It measures nothing but sample searches. A stage that was left out says why in i
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,7 @@ NAMES = {
     "permuted": "ids and permuted vectors (control)",
     "truth": "the truth (limit)",
 }
+SHORT = {"id": "ids", "id_attributes": "attribute ids", "content": "content", "permuted": "permuted"}
 SLICES = {"all": "all products", "new": "new products", "rare": "rare products"}
 NUM_SAMPLES = 3  # searches shown of each kind
 
@@ -94,13 +96,12 @@ def _gain(
 def _headline(clicks: dict[str, Any], trial: dict[str, Any], results: dict[str, Any]) -> str:
     """The finding in one sentence, no stronger than its interval."""
     if "compared" in trial:
-        lift = _interval(trial["compared"]["CTR"]["lift"])
-        if lift.low > 0:
-            return f"Content vectors raise click-through rate by {lift.value:.1%}"
-        if lift.high < 0:
-            return f"Content vectors lower click-through rate by {-lift.value:.1%}"
-        least = trial["compared"]["CTR"]["resolvable_lift"]
-        return f"No lift of click-through rate is resolved (less than {least:.0%} cannot be seen here)"
+        found = trial["compared"]["CTR"]
+        lift, least = _interval(found["lift"]), found["resolvable_lift"]
+        if found["p_value"] > 0.05 or not lift.excludes_zero:
+            return f"No lift of click-through rate is resolved (less than {least:.0%} cannot be seen here)"
+        moved = "raise" if lift.value > 0 else "lower"
+        return f"Content vectors {moved} click-through rate by {abs(lift.value):.1%}"
     gain = _gain(clicks, "all")
     if gain is not None:
         difference = _interval(gain["difference"])
@@ -144,7 +145,7 @@ def _numbers(clicks: dict[str, Any], trial: dict[str, Any], results: dict[str, A
             )
     for where in ("all", "new"):
         gain = _gain(clicks, where)
-        if gain is not None:
+        if gain is not None and math.isfinite(gain["difference"]["value"]):
             difference = _interval(gain["difference"])
             note = f"{difference.low:+.4f} to {difference.high:+.4f}, over ids"
             numbers.append(Number(f"AUC, {SLICES[where]}", f"{difference.value:+.4f}", note))
@@ -265,7 +266,7 @@ def _clicks_section(clicks: dict[str, Any]) -> Section | None:
         Intervals(
             "AUC gained over ids",
             {
-                f"{NAMES[g['after']]}, {SLICES[g['slice']]}": _interval(g["difference"])
+                f"{SHORT[g['after']]}, {SLICES[g['slice']]}": _interval(g["difference"])
                 for g in clicks["gains"]
                 if g["before"] == "id"
             },
@@ -331,7 +332,7 @@ def _training_section(run: Run) -> Section | None:
         name: [(line["step"], line["loss"]) for line in run.metrics(f"ranking-{name}") if "loss" in line]
         for name in ("id", "content", "permuted")
     }
-    arms = {NAMES[name]: points for name, points in arms.items() if points}
+    arms = {SHORT[name]: points for name, points in arms.items() if points}
     if arms:
         figures.append(Curves("Click models", arms, "step", "log loss, mean of 50 steps"))
     return Section("Training", figures=figures) if figures else None

@@ -138,7 +138,8 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(drawn=_drawn, result_of=_result_of)
+    functions: dict[str, Any] = {"drawn": _drawn, "result_of": _result_of}
+    environment.globals |= functions
     environment.filters |= {"cell": cell, "picture": picture, "is_numeric": _is_numeric}
     environment.filters |= {"best_rows": best_rows, "paragraphs": _paragraphs, "unbroken": _unbroken}
     return environment.get_template("report.html.j2").render(report=data)
