@@ -1,7 +1,8 @@
 """What is wrong with a dataset folder, and what looks wrong.
 
-Errors make numbers wrong or stages stop: broken files and references, unreadable pictures, a group on both sides of
-the split. Warnings are for a person to judge: duplicates, near-duplicates across the split, rows without a side.
+Errors make numbers wrong or stages stop: broken files and references, unreadable pictures, a group on both
+sides of the split. Warnings are for a person to judge: duplicates, near-duplicates across the split, rows
+without a side.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from moontide.catalog.references import broken_references, repeated_keys, withou
 from moontide.catalog.schema import EVENT_KINDS, REQUIRED, SCHEMAS, SHARDED
 from moontide.catalog.splits import HASH_DISTANCE, near_duplicate_groups, normalized_title
 from moontide.foundation.device import num_cores
-from moontide.foundation.errors import ImageError
+from moontide.foundation.errors import DataError, ImageError
 from moontide.foundation.images import image_facts
 from moontide.foundation.progress import track
 
@@ -97,15 +98,25 @@ class _Tables:
     """Tables that could be read; each that could not, or whose columns are wrong, is noted once."""
 
     def __init__(self, dataset: Dataset, findings: Findings):
-        self._dataset, self._good = dataset, set()
+        self._dataset, self._findings = dataset, findings
+        self._good: set[str] = set()
         for name in SCHEMAS:
             files = dataset.files(name)
-            if files and all([self._is_good(name, file, findings) for file in files]):
+            verdicts = [self._is_good(name, file, findings) for file in files]  # every file is looked at
+            if verdicts and all(verdicts):
                 self._good.add(name)
                 findings.rows[name] = sum(pq.read_metadata(file).num_rows for file in files)
 
     def load(self, name: str, columns: list[str]) -> pa.Table | None:
-        return self._dataset.table(name, columns) if name in self._good else None
+        """Columns of a good table, or None; a table whose values do not fit is noted, and good no more."""
+        if name not in self._good:
+            return None
+        try:
+            return self._dataset.table(name, columns)
+        except DataError as error:
+            self._good.discard(name)
+            self._findings.add("wrong_value", [name], str(error))
+            return None
 
     @staticmethod
     def _is_good(name: str, file: Path, findings: Findings) -> bool:
@@ -171,7 +182,9 @@ def _check_files(dataset: Dataset, findings: Findings) -> None:
 def _check_rows(tables: _Tables, findings: Findings) -> None:
     for name, columns in REQUIRED.items():
         rows = tables.load(name, list(columns))
-        for column in columns if rows is not None and name != "images" else ():
+        if rows is None or name == "images":  # pictures without bytes are found when they are decoded
+            continue
+        for column in columns:
             place = pc.indices_nonzero(rows.column(column).is_null()).to_pylist()
             findings.add("empty_value", place, f"{name}.{column} is empty in rows")
     products = tables.load("products", ["product_id", "title", "price_cents"])
@@ -237,6 +250,7 @@ def _check_duplicates(tables: _Tables, findings: Findings, hash_distance: int | 
     products = tables.load("products", ["product_id", "spu_id", "title", "image_ids"])
     if products is None:
         return
+    products = products.filter(products.column("product_id").is_valid())  # the others are noted already
     images = tables.load("images", ["image_id", "sha256", "dhash"])
     ids = products.column("product_id").to_pylist()
     titles = _repeated(zip(map(normalized_title, products.column("title").to_pylist()), ids, strict=True))

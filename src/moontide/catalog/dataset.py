@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -99,7 +100,7 @@ class Dataset:
         if not files:
             return schema.empty_table()
         try:
-            return pa.concat_tables(pq.read_table(file, columns=columns) for file in files).cast(schema)
+            return pa.concat_tables(pq.read_table(file, columns=schema.names) for file in files).cast(schema)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
                 f"{name} of {self.path} cannot be read ({error}): import the dataset again"
@@ -135,18 +136,25 @@ class Dataset:
 
 
 class ImageStore:
-    """Random access to image bytes; row groups are cached, memory stays bounded."""
+    """Random access to image bytes from any thread; row groups are cached, memory stays bounded.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
 
     CACHED_BYTES = 256 << 20
 
     def __init__(self, files: list[Path]):
-        self._files = [pq.ParquetFile(file) for file in files]
+        self._lock = threading.Lock()
+        with _readable(files):
+            self._files = [pq.ParquetFile(file) for file in files]
         self._place: dict[str, tuple[int, int, int]] = {}
         self._cache: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
         for number, file in enumerate(self._files):
             for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["image_id"]).column(0).to_pylist()
+                with _readable(files[number : number + 1]):
+                    ids = file.read_row_group(group, columns=["image_id"]).column(0).to_pylist()
                 self._place.update((image_id, (number, group, row)) for row, image_id in enumerate(ids))
 
     def __len__(self) -> int:
@@ -163,21 +171,27 @@ class ImageStore:
             number, group, row = self._place[image_id]
         except KeyError:
             raise DataError(f"no image has the id {image_id!r}: run `moontide data check`") from None
+        with self._lock:
+            return self._row_group(number, group)[row].as_py()
+
+    def _row_group(self, number: int, group: int) -> pa.ChunkedArray:
         key = (number, group)
         if key not in self._cache:
-            self._cache[key] = self._files[number].read_row_group(group, columns=["bytes"]).column(0)
+            with _readable([]):
+                self._cache[key] = self._files[number].read_row_group(group, columns=["bytes"]).column(0)
             self._cached_bytes += self._cache[key].nbytes
             while self._cached_bytes > self.CACHED_BYTES and len(self._cache) > 1:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         self._cache.move_to_end(key)
-        return self._cache[key][row].as_py()
+        return self._cache[key]
 
     def facts(self, columns: Iterable[str] = ("width", "height", "sha256", "dhash")) -> pa.Table:
         """image_id and the named columns of all pictures, without their bytes, in storage order."""
         wanted = ["image_id", *columns]
         if not self._files:
             return SCHEMAS["images"].empty_table().select(wanted)
-        return pa.concat_tables(file.read(columns=wanted) for file in self._files)
+        with self._lock, _readable([]):
+            return pa.concat_tables(file.read(columns=wanted) for file in self._files)
 
 
 class DatasetWriter(AbstractContextManager):
@@ -185,9 +199,9 @@ class DatasetWriter(AbstractContextManager):
 
     Args:
         path: where the dataset will stand; must be empty or absent unless `replace`.
-        name, license, source: go to dataset.json.
+        name, license, source: go to dataset.json; license and source that are not given are those of `base`.
         base: a dataset whose files are shared (hard-linked); tables written here replace its tables,
-            sharded ones are continued.
+            sharded ones are continued. Other entries of its dataset.json stay (split rule, mapping).
         facts: more entries of dataset.json (split rule, market settings).
     """
 
@@ -195,8 +209,8 @@ class DatasetWriter(AbstractContextManager):
         self,
         path: Path | str,
         name: str,
-        license: str = "unknown",
-        source: str = "",
+        license: str | None = None,
+        source: str | None = None,
         base: Dataset | None = None,
         replace: bool = False,
         facts: dict[str, Any] | None = None,
@@ -208,8 +222,10 @@ class DatasetWriter(AbstractContextManager):
         self._buffered_bytes = 0
         self.counts: dict[str, int] = {}
         self._writers: dict[str, tuple[pq.ParquetWriter, int]] = {}
-        self.info: dict[str, Any] = {"name": name, "schema_version": SCHEMA_VERSION, "license": license}
-        self.info |= {"source": source, **(facts or {})}
+        known = {"name": name, "license": "unknown", "source": "", **(base.info if base else {})}
+        given = {"license": license, "source": source, **(facts or {})}
+        self.info: dict[str, Any] = {**known, **{key: one for key, one in given.items() if one is not None}}
+        self.info |= {"name": name, "schema_version": SCHEMA_VERSION}
 
     def __enter__(self) -> DatasetWriter:
         self._check_replaced()
@@ -336,6 +352,15 @@ class DatasetWriter(AbstractContextManager):
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(files: list[Path]) -> Generator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        names = ", ".join(map(str, files)) or "a file of pictures"
+        raise DataError(f"{names} cannot be read ({error}): import the dataset again") from None
 
 
 @contextmanager

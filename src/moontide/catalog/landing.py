@@ -1,7 +1,8 @@
 """How one row of a shop's table lands: as a product with the names of its pictures, or as a reason why not.
 
-`plan_import` settles what holds for the whole file (mapping, decimal mark, where pictures are), `land` applies it
-to a row, `with_pictures` reads and checks the pictures of rows in threads and gives the rows back in order.
+`plan_import` settles what holds for the whole file (mapping, decimal mark, where pictures are), `land`
+applies it to a row, `with_pictures` reads and checks the pictures of rows in threads and gives the rows back
+in order.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moontide.catalog.mapping import Mapping, filled, guess, resolve
+from moontide.catalog.mapping import Mapping, filled, guess, has_wildcard, resolve
 from moontide.catalog.pictures import Pictures, guess_pattern, matching, open_pictures
 from moontide.catalog.rowfiles import Row, RowFile
 from moontide.catalog.values import (
-    CellError,
     is_day_first,
     levels_of,
     money_mark,
@@ -28,7 +28,7 @@ from moontide.catalog.values import (
     whole_cents,
 )
 from moontide.foundation.device import num_cores
-from moontide.foundation.errors import DataError, ImageError, SettingsError, StorageError
+from moontide.foundation.errors import CellError, DataError, ImageError, SettingsError, StorageError
 from moontide.foundation.images import ImageFacts, image_facts
 
 WINDOW_ROWS = 64  # rows, and pictures, that are in memory at once
@@ -81,6 +81,7 @@ def plan_import(
     source: Path | str,
     images: Path | str | None = None,
     given: dict[str, Any] | None = None,
+    guesses: bool = True,
     categories: Path | None = None,
     encoding: str | None = None,
 ) -> Plan:
@@ -88,7 +89,7 @@ def plan_import(
 
     Args:
         images: folder or zip of pictures; None: beside `source`, if the mapping names files that are there.
-        given: fields of the mapping (see `mapping.parse_flags`); what is not given is guessed.
+        given, guesses: fields of the mapping, and whether what is not given is guessed (`mapping.resolve`).
         categories: text file with one allowed category per line ("Shoes > Boots"; below it all is allowed).
 
     Raises:
@@ -100,15 +101,19 @@ def plan_import(
     rows = [row.cells for row in file.peek if not row.problem]
     if not rows and not file.peek:
         raise DataError(f"{file.path} has no rows: there is nothing to import")
-    mapping, notes = resolve(file.columns, given or {}), []
+    given = given or {}
+    mapping, notes = resolve(file.columns, given, guesses), []
     pictures = open_pictures(images) if images is not None else None
     ids = [text for row in rows if (text := text_of(row.get(mapping.product_id)))]
-    if not mapping.images:
+    if not mapping.images and given.get("images", ()) is not None:
         mapping, note = _with_guessed_pictures(mapping, file.columns, pictures, ids)
         notes += note
     if mapping.images and pictures is None:
-        mapping, pictures, note = _beside_source(mapping, file, rows, bool((given or {}).get("images")))
+        mapping, pictures, note = _beside_source(mapping, file, rows, bool(given.get("images")))
         notes += note
+    unused = [column for column in file.columns if column not in mapping.columns]
+    if unused:
+        notes.append(f"columns that are not imported: {', '.join(unused)} (--map attributes.NAME=COLUMN)")
     prices = [row.get(mapping.price) for row in rows] if mapping.price else []
     dates = [row.get(mapping.created_at) for row in rows] if mapping.created_at else []
     allowed = _read_categories(categories) if categories else None
@@ -229,7 +234,8 @@ def _picture_names(plan: Plan, cells: dict[str, Any], product_id: str) -> list[s
     for image in plan.mapping.images:
         try:
             if "{" in image:
-                paths = matching(plan.pictures, filled(image, product_id, cells))
+                path = filled(image, product_id, cells)
+                paths = matching(plan.pictures, path) if has_wildcard(image) else [path]
             else:
                 paths = [path for cell in texts_of(cells.get(image)) for path in _paths(plan.pictures, cell)]
         except ImageError as error:

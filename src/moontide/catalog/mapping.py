@@ -10,11 +10,15 @@ The same in TOML:
     images = ["photos/{id}.jpg"]
     [attributes]
     color = "base_colour"
+
+Flags correct the guess, and `FIELD=-` leaves a field out. A file is the whole mapping: only the id and the
+title are guessed where it does not name them.
 """
 
 from __future__ import annotations
 
 import difflib
+import glob
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -97,18 +101,19 @@ PATHS = ("categorypath", "categories", "breadcrumbs", "taxonomy", "googleproduct
 ATTRIBUTES = {
     "color": "color colour basecolor basecolour maincolor", "size": "size", "material": "material fabric",
     "gender": "gender", "season": "season", "usage": "usage occasion", "style": "style", "pattern": "pattern",
-    "fit": "fit",
+    "fit": "fit", "year": "year modelyear",
 }  # fmt: skip
 _IMAGE = re.compile(
     r"(\w*image|\w*images|\w*imagepaths?|\w*imagefile|imagefilename|filename|picture|photo)s?\d*"
 )
 _BRACES = re.compile(r"\{([^{}]+)\}")
+LEFT_OUT = "-"
 ID_NAMES = ("id", "product_id")
 _NUMBERED = re.compile(r"(?:category|categorylevel|cat|level)(\d)")
 
 
 def parse_flags(texts: Iterable[str]) -> dict[str, Any]:
-    """The fields named by `--map` texts like "title=name,category=a>b,attributes.color=hue".
+    """The fields named by `--map` texts like "title=name,category=a>b,attributes.color=hue"; None for "-".
 
     Raises:
         SettingsError: a part that is not FIELD=COLUMN, or a field that a product does not have.
@@ -121,9 +126,13 @@ def parse_flags(texts: Iterable[str]) -> dict[str, Any]:
         if not name or not column:
             raise SettingsError(f"--map takes FIELD=COLUMN, got {part!r}: for example title=name,price=cost")
         if name.startswith("attributes."):
-            fields.setdefault("attributes", {})[name.removeprefix("attributes.")] = column
+            attribute = name.removeprefix("attributes.")
+            fields.setdefault("attributes", {})[attribute] = None if column == LEFT_OUT else column
             continue
         field = _field(name)
+        if column == LEFT_OUT:
+            fields[field] = None
+            continue
         several = [piece.strip() for piece in re.split(r"[>|]", column) if piece.strip()]
         fields[field] = several if field in ("category", "images") else column
     return fields
@@ -198,20 +207,24 @@ def _guess_category(plain: dict[str, str]) -> list[str]:
     return [] if levels == [plain.get("gender")] else levels  # alone, gender is an attribute
 
 
-def resolve(columns: Sequence[str], given: dict[str, Any]) -> Mapping:
+def resolve(columns: Sequence[str], given: dict[str, Any], guesses: bool = True) -> Mapping:
     """The whole mapping: what is given, and for what is not, what the names of the columns suggest.
 
-    With nothing given everything is guessed; else only the id and the title are, where they are not given.
+    Args:
+        given: fields with their columns; None leaves a field out.
+        guesses: False: only the id and the title are guessed, where they are not given.
 
     Raises:
         DataError: a column is not there, or none looks like an id or a title.
         SettingsError: two fields contradict each other.
     """
-    guessed = guess(columns)
-    fields = dict(given)
-    for field in ("product_id", "title") if given else guessed:
-        if field in guessed:
-            fields.setdefault(field, guessed[field])
+    guessed = _without_taken(guess(columns), given)
+    if not guesses:
+        guessed = {field: guessed[field] for field in ("product_id", "title") if field in guessed}
+    attributes = {**guessed.get("attributes", {}), **(given.get("attributes") or {})}
+    attributes = {name: column for name, column in attributes.items() if column is not None}
+    both = {**guessed, **given, "attributes": attributes}
+    fields: dict[str, Any] = {field: value for field, value in both.items() if value is not None}
     for field in ("product_id", "title"):
         if field not in fields:
             have = ", ".join(columns) or "none"
@@ -223,6 +236,22 @@ def resolve(columns: Sequence[str], given: dict[str, Any]) -> Mapping:
             hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}"
             raise DataError(f"the source has no column {column!r}: {hint}")
     return mapping
+
+
+def _without_taken(guessed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The guess without columns that are given another field, and without a second price."""
+    single = [value for value in given.values() if isinstance(value, str)]
+    taken = {*single, *(column for value in given.values() if isinstance(value, list) for column in value)}
+    priced = {"price", "price_cents"} if given.get("price") or given.get("price_cents") else set()
+    rest: dict[str, Any] = {}
+    for field, value in guessed.items():
+        if isinstance(value, dict):
+            rest[field] = {name: column for name, column in value.items() if column not in taken}
+        elif isinstance(value, list):
+            rest[field] = [column for column in value if column not in taken]
+        elif field in ("product_id", "title") or (value not in taken and field not in priced):
+            rest[field] = value
+    return rest
 
 
 def pattern_columns(image: str) -> list[str]:
@@ -240,13 +269,21 @@ def pattern_columns(image: str) -> list[str]:
     return [name for name in _BRACES.findall(image) if name not in ID_NAMES]
 
 
+def has_wildcard(pattern: str) -> bool:
+    """Whether a picture pattern stands for any number of files."""
+    return bool({"*", "?"} & set(pattern))
+
+
 def filled(pattern: str, product_id: str, cells: dict[str, Any]) -> str:
-    """A picture pattern with the cells of one row in it.
+    """A picture pattern with the cells of one row in it; `*` in a cell stands for itself, not for all files.
 
     Example:
         >>> filled("{brand}/{id}.jpg", "7", {"brand": "Acme"})
         'Acme/7.jpg'
     """
-    return _BRACES.sub(
-        lambda match: product_id if match[1] in ID_NAMES else text_of(cells.get(match[1])) or "", pattern
-    )
+
+    def cell(match: re.Match[str]) -> str:
+        text = product_id if match[1] in ID_NAMES else text_of(cells.get(match[1])) or ""
+        return glob.escape(text) if has_wildcard(pattern) else text
+
+    return _BRACES.sub(cell, pattern)

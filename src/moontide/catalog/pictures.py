@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
+import lzma
 import os
 import re
 import stat
@@ -24,6 +25,9 @@ from moontide.foundation.images import LIMITS
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
 class Pictures(Protocol):
@@ -91,9 +95,11 @@ def safe_path(path: str) -> str:
 
 
 def matching(pictures: Pictures, pattern: str) -> list[str]:
-    """Names that match a path with `*` or `?`, sorted; the path itself when it has neither."""
-    if not set("*?") & set(pattern):
-        return [pattern]
+    """Names that match a pattern of `glob` (`*`, `?`, `[...]`), sorted.
+
+    Raises:
+        ImageError: `missing_image` when there are none; as `safe_path`.
+    """
     names = pictures.names()
     head = re.split(r"[*?\[]", safe_path(pattern))[0]
     near = names[bisect.bisect_left(names, head) : bisect.bisect_right(names, head + "\U0010ffff")]
@@ -104,17 +110,23 @@ def matching(pictures: Pictures, pattern: str) -> list[str]:
 
 
 def guess_pattern(pictures: Pictures, product_ids: Iterable[str]) -> str | None:
-    """The pattern by which pictures are named after products ("images/{id}.jpg"), if most ids have one."""
-    ids = list(product_ids)
-    wanted = set(ids)
+    """The pattern by which pictures are named after products ("images/{id}.jpg"), if most ids have one.
+
+    The ending is `.*` where pictures of one folder have several.
+    """
+    wanted = set(product_ids)
     votes: dict[str, set[str]] = {}
+    endings: dict[str, set[str]] = {}
     for name in pictures.names():
         stem, ending = os.path.splitext(name)
-        folder, _, last = stem.rpartition("/")
+        folder, slash, last = stem.rpartition("/")
         if last in wanted:
-            votes.setdefault(f"{folder}/{{id}}{ending}".lstrip("/"), set()).add(last)
-    best = max(votes, key=lambda pattern: len(votes[pattern]), default=None)
-    return best if best and 2 * len(votes[best]) >= len(wanted) else None
+            votes.setdefault(folder + slash, set()).add(last)
+            endings.setdefault(folder + slash, set()).add(ending)
+    best = max(votes, key=lambda folder: len(votes[folder]), default=None)
+    if best is None or 2 * len(votes[best]) < len(wanted):
+        return None
+    return f"{best}{{id}}{endings[best].pop() if len(endings[best]) == 1 else '.*'}"
 
 
 class PictureFolder:
@@ -222,14 +234,7 @@ class PictureZip:
         try:
             with self._zip.open(info) as file:
                 data = file.read(LIMITS.max_bytes + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
+        except _BROKEN as error:
             raise ImageError(
                 "broken_file", f"{name!r} cannot be unpacked from {self.where}: {error}"
             ) from None

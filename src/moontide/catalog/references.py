@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 Load = Callable[[str, list[str]], pa.Table | None]  # a table's columns, or None if it is absent or unreadable
 
-# table.column -> table.column; the first three targets must exist where something points at them, for others an
-# absent table means that the shop does not tell (a log with campaign ids, but no list of campaigns).
+# table.column -> table.column; the first three targets must exist where something points at them, for others
+# an absent table means that the shop does not tell (a log with campaign ids, but no list of campaigns).
 NEEDED = ("products", "images", "queries")
 REFERENCES: tuple[tuple[str, str, str, str], ...] = (
     ("products", "image_ids", "images", "image_id"),
@@ -37,8 +37,8 @@ REFERENCES: tuple[tuple[str, str, str, str], ...] = (
 )
 KEYS = {
     "products": "product_id", "images": "image_id", "queries": "query_id", "events": "event_id",
-    "shoppers": "shopper_id", "merchants": "merchant_id", "campaigns": "campaign_id", "creatives": "creative_id",
-    "selling_points": "selling_point_id", "splits": "product_id",
+    "shoppers": "shopper_id", "merchants": "merchant_id", "campaigns": "campaign_id",
+    "creatives": "creative_id", "selling_points": "selling_point_id", "splits": "product_id",
 }  # fmt: skip
 
 

@@ -27,8 +27,8 @@ def write_splits(
 ) -> Counter[str]:
     """Hold out groups of near-duplicates, and write that down in the dataset; other files stay as they are.
 
-    Each file is replaced whole. A dataset opened over this one keeps its own split: files are never changed in
-    place.
+    Each file is replaced whole. A dataset opened over this one keeps its own split: files are never
+    changed in place.
 
     Returns:
         How many products are for train and for test.

@@ -188,13 +188,15 @@ def _json_row(number: int, line: str) -> Row:
     try:
         line.encode()
         cells = json.loads(line)
+        if not isinstance(cells, dict):
+            return Row(number, problem=("broken_row", "the line is no JSON object"))
+        if "\\u" in line:
+            json.dumps(cells, ensure_ascii=False).encode()  # raises for half of a surrogate pair
+        return Row(number, _flat(cells))
     except UnicodeEncodeError:
         return Row(number, problem=("wrong_encoding", "the line is not UTF-8 text"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, too deep
         return Row(number, problem=("broken_row", f"the line is no JSON ({error})"))
-    if not isinstance(cells, dict):
-        return Row(number, problem=("broken_row", "the line is no JSON object"))
-    return Row(number, _flat(cells))
 
 
 def _flat(cells: dict[str, Any], prefix: str = "") -> dict[str, Any]:

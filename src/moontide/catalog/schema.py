@@ -117,5 +117,5 @@ def _from_rows(name: str, rows: list[dict], schema: pa.Schema) -> pa.Table:
         )
     try:
         return pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise DataError(f"a row of {name} does not fit its columns: {error}") from None

@@ -19,7 +19,7 @@ GAP, LABEL = 6, 16  # pixels between pictures, and for the id below one
 def write_sheet(dataset: Dataset, path: Path, num: int = 48, columns: int = 8, side: int = 112) -> int:
     """Write main pictures of `num` products, evenly spread over the catalog, to one PNG or JPEG.
 
-    A picture that cannot be read is a red cross. Sides are kept in proportion on a gray square of `side` pixels.
+    A picture that cannot be read is a red cross. Proportions are kept, on a gray square of `side` pixels.
 
     Returns:
         How many pictures are on the sheet.

@@ -51,12 +51,17 @@ def split_by_group(
         >>> split_by_group(["a", "b", "c"], ["g1", "g1", "g3"], 0.5).column("split").to_pylist()
         ['test', 'test', 'train']
     """
-    if not 0 <= test_share <= 1:
-        raise SettingsError(f"test_share must be between 0 and 1, got {test_share}")
+    check_share(test_share)
     ids, groups = [str(one) for one in product_ids], [str(one) for one in group_ids]
     assert len(ids) == len(groups)
     side = {group: "test" if hash_share(group, salt) < test_share else "train" for group in set(groups)}
     return pa.table([ids, groups, [side[group] for group in groups]], schema=SCHEMAS["splits"])
+
+
+def check_share(test_share: float) -> None:
+    """Refuse a share of groups that is not in [0, 1], with a `SettingsError`."""
+    if not 0 <= test_share <= 1:
+        raise SettingsError(f"test_share must be between 0 and 1, got {test_share}")
 
 
 def split_rule(

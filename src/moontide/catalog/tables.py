@@ -1,8 +1,8 @@
 """A shop's table and pictures, imported as a dataset.
 
-No row stops an import: what cannot be used goes to `rejected.parquet` with a reason, and the report counts it.
-The dataset appears when it is complete, or not at all. The same files give the same dataset, byte for byte in its
-tables, whatever the number of cores and whether the pictures lie in a folder or a zip.
+No row stops an import: what cannot be used goes to `rejected.parquet` with a reason, and the report counts
+it. The dataset appears when it is complete, or not at all. The same files give the same dataset, byte for
+byte in its tables, whatever the number of cores and whether the pictures lie in a folder or a zip.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from moontide.catalog.dataset import DatasetWriter
-from moontide.catalog.landing import Landed, Picture, Plan, plan_import, with_pictures
+from moontide.catalog.landing import Landed, Picture, Plan, with_pictures
 from moontide.catalog.schema import conform
 from moontide.catalog.splits import (
     HASH_DISTANCE,
     TEST_SHARE,
+    check_share,
     near_duplicate_groups,
     split_by_group,
     split_rule,
@@ -29,7 +30,7 @@ from moontide.foundation.errors import DataError, ImageError
 from moontide.foundation.progress import Meter, track
 
 BATCH_ROWS = 1_024
-PREVIEW_ROWS = 8
+PREVIEW_ROWS = 5
 
 
 @dataclass
@@ -40,6 +41,7 @@ class ImportReport:
     rows: int = 0
     products: int = 0
     images: int = 0
+    image_bytes: int = 0
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
 
@@ -52,30 +54,26 @@ class ImportReport:
 
 
 def import_table(
-    source: Path | str,
+    plan: Plan,
     to: Path | str,
-    images: Path | str | None = None,
-    given: dict[str, Any] | None = None,
     *,
-    categories: Path | None = None,
-    encoding: str | None = None,
     name: str | None = None,
     license: str = "unknown",
     test_share: float = TEST_SHARE,
     replace: bool = False,
 ) -> ImportReport:
-    """Import CSV, TSV, JSON lines or Parquet with pictures from a folder or a zip.
+    """Import a table with its pictures, as `landing.plan_import` laid it out.
 
     Args:
-        given, images, categories, encoding: see `landing.plan_import`.
         test_share: share of groups of near-duplicates to hold out.
         replace: put the new dataset in the place of the one at `to`.
 
     Raises:
-        DataError, StorageError, SettingsError: as `plan_import`; no row could be used; `to` is in use or
-            cannot be written. Nothing is left behind.
+        DataError: no row can be used.
+        SettingsError: `test_share` is not in [0, 1].
+        StorageError: `to` is in use or cannot be written. Nothing is left behind.
     """
-    plan = plan_import(source, images, given, categories, encoding)
+    check_share(test_share)  # before the long work, not after it
     facts = {"mapping": plan.mapping.model_dump(mode="json"), "split_rule": split_rule(test_share)}
     title = name or Path(to).absolute().name
     writer = DatasetWriter(to, title, license, plan.file.path.name, replace=replace, facts=facts)
@@ -94,9 +92,7 @@ class _Intake:
     def __init__(self, plan: Plan, writer: DatasetWriter, report: ImportReport):
         self._plan, self._writer, self._report = plan, writer, report
         self._ids: set[str] = set()
-        self._pictures: dict[
-            str, str | ImageError
-        ] = {}  # name of a file -> its image id, or why it is refused
+        self._pictures: dict[str, str | ImageError] = {}  # file -> its image id, or why it is refused
         self._facts: list[tuple[str, str, str]] = []
         self._batch: list[dict[str, Any]] = []
         self._tables: list[pa.Table] = []
@@ -141,6 +137,7 @@ class _Intake:
                 self._facts.append((image_id, outcome.facts.sha256, outcome.facts.dhash))
                 self._pictures[name] = image_id
                 self._report.images += 1
+                self._report.image_bytes += len(outcome.data)
             elif isinstance(name, str) and isinstance(outcome, ImageError):
                 self._pictures[name] = outcome
             known = self._pictures[name] if isinstance(name, str) else name

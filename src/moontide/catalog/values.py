@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
-from moontide.foundation.errors import DataError
+from moontide.foundation.errors import CellError
 
 NOTHING = frozenset({"", "-", "n/a", "na", "nan", "none", "null", "nil", "<na>", "nat"})
 MAX_CENTS = 10**15
@@ -28,14 +28,6 @@ _CURRENCY = re.compile(r"[A-Z]{2,3}|Rs\.?|kr\.?|lei|zł|Kč|Ft|лв\.?|руб\.?
 _DATE = re.compile(r"(\d{1,4})[-/. ](\d{1,2})[-/. ](\d{1,4})")
 _YEAR = re.compile(r"(19|20)\d\d(\.0)?")
 _EPOCH = re.compile(r"\d{9,13}(\.\d+)?")
-
-
-class CellError(DataError):
-    """One cell cannot be read; `reason` is a short key that import tables count by."""
-
-    def __init__(self, reason: str, text: str):
-        super().__init__(text)
-        self.reason = reason
 
 
 def text_of(value: Any) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from moontide.catalog.check import check
@@ -18,7 +20,7 @@ from moontide.catalog.records import Product
 from moontide.catalog.resplit import write_splits
 from moontide.catalog.sheet import write_sheet
 from moontide.catalog.splits import HASH_DISTANCE, TEST_SHARE
-from moontide.catalog.tables import PREVIEW_ROWS, import_table, preview
+from moontide.catalog.tables import ImportReport, import_table, preview
 from moontide.foundation.errors import DataError
 
 app = typer.Typer(name="data", help="Import a catalog, check it, split it, show it.", no_args_is_help=True)
@@ -36,10 +38,15 @@ def table_command(
     mapped: Annotated[
         list[str] | None,
         typer.Option(
-            "--map", help="title=name,category=gender>type,price=cost,attributes.color=hue,images={id}.jpg"
+            "--map",
+            metavar="FIELD=COLUMN,...",
+            help="title=name,category=gender>type,price=cost,attributes.color=hue,images={id}.jpg,brand=- "
+            "corrects the guess; - leaves a field out",
         ),
     ] = None,
-    mapping: Annotated[Path | None, typer.Option(help="TOML file of the same; --map wins")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="TOML file of the same, instead of guessing; --map wins")
+    ] = None,
     categories: Annotated[Path | None, typer.Option(help="file of allowed categories, one per line")] = None,
     encoding: Annotated[str | None, typer.Option(help="of a text file, where it is not UTF-8")] = None,
     name: Annotated[str | None, typer.Option(help="name of the dataset; default: its folder")] = None,
@@ -56,20 +63,20 @@ def table_command(
     attributes = {**given.get("attributes", {}), **flags.get("attributes", {})}
     given = {**given, **flags, **({"attributes": attributes} if attributes else {})}
     console = Console()
-    plan = plan_import(source, images, given, categories, encoding)
+    plan = plan_import(source, images, given, mapping is None, categories, encoding)
     _print_mapping(console, plan, "given and guessed" if given else "guessed from the names of the columns")
     if dry_run:
-        _print_preview(console, preview(plan))
+        for landed in preview(plan):
+            console.print(_landed_card(landed))
         console.print("Nothing was written. Leave out --dry-run to import.")
         return
-    report = import_table(
-        source, to, images, given, categories=categories, encoding=encoding, name=name, license=license,
-        test_share=test_share, replace=replace,
-    )  # fmt: skip
+    start = time.monotonic()
+    report = import_table(plan, to, name=name, license=license, test_share=test_share, replace=replace)
     console.print(_counts("Imported", report.lines()))
+    console.print(Text(_pace(report, time.monotonic() - start)))
     if report.rejected:
-        console.print(Text(f"Why: {to / 'rejected.parquet'}"))
-    console.print(Text(f"The dataset is at {to}. Next: moontide data check {to}"))
+        console.print(Text(f"Why: {to / 'rejected.parquet'}"), soft_wrap=True)
+    console.print(Text(f"The dataset is at {to}. Next: moontide data check {to}"), soft_wrap=True)
 
 
 @app.command("check")
@@ -94,7 +101,8 @@ def check_command(
         console.print(Text(word, style=style), Text(text), soft_wrap=True)
     console.print(f"{len(findings.errors)} kinds of errors, {len(findings.warnings)} kinds of warnings")
     if sheet is not None:
-        console.print(Text(f"{write_sheet(opened, sheet, sheet_size)} pictures on {sheet}"))
+        num_shown = write_sheet(opened, sheet, sheet_size)
+        console.print(Text(f"{num_shown} pictures on {sheet}"), soft_wrap=True)
     if findings.errors:
         raise typer.Exit(1)
 
@@ -108,7 +116,7 @@ def split_command(
         int, typer.Option(min=-1, max=64, help="bits two pictures may differ; -1: none")
     ] = (HASH_DISTANCE),
 ) -> None:
-    """Hold out groups of near-duplicate products (again); models trained on the old split see other products."""
+    """Hold out groups of near-duplicate products again; models of the old split have seen other products."""
     counts = write_splits(
         Dataset.open(dataset), test_share, salt, None if hash_distance < 0 else hash_distance
     )
@@ -133,47 +141,30 @@ def show_command(
         if not products:
             raise DataError(f"no product of {dataset} has the id {product!r}")
     for one in products[: 1 if product is not None else num]:
-        console.print(_card(one))
+        console.print(_product_card(one))
 
 
 def _print_mapping(console: Console, plan: Plan, how: str) -> None:
     table = Table("field", "column", title=f"Mapping, {how}", title_justify="left")
     for name, column in plan.mapping.lines():
-        table.add_row(name, Text(column))
+        table.add_row(Text(name), Text(column))
     console.print(table)
     for note in plan.notes:
-        console.print(Text(note))
+        console.print(Text(note), soft_wrap=True)
 
 
-def _print_preview(console: Console, landed: list[Landed]) -> None:
-    names = (
-        "row",
-        "product_id",
-        "title",
-        "category",
-        "cents",
-        "created_at",
-        "attributes",
-        "pictures",
-        "lands",
-    )
-    table = Table(*names, title=f"The first {PREVIEW_ROWS} rows as they would land", title_justify="left")
-    for row in landed:
-        product = row.product
-        good = sum(isinstance(outcome, Picture) for outcome in row.outcomes)
-        created = product.get("created_at")
-        attributes = "; ".join(f"{key}: {', '.join(values)}" for key, values in product.get("attributes", ()))
-        cells = [
-            str(row.number),
-            row.product_id or "",
-            product.get("title", ""),
-            " > ".join(product.get("category", ())),
-        ]
-        cells += ["" if (cents := product.get("price_cents")) is None else str(cents)]
-        cells += [f"{created:%Y-%m-%d}" if created else "", attributes]
-        cells += [f"{good} of {len(row.pictures)}" if row.pictures else "", _fate(row)]
-        table.add_row(*map(Text, cells))
-    console.print(table)
+def _pace(report: ImportReport, seconds: float) -> str:
+    megabytes = report.image_bytes / 1e6
+    rate = report.rows / max(seconds, 1e-3)
+    return f"{megabytes:,.1f} MB of pictures; {seconds:,.1f} s, {rate:,.0f} rows a second"
+
+
+def _landed_card(landed: Landed) -> Table:
+    """A row as it would land: its fields, its pictures, and whether it is taken."""
+    good = sum(isinstance(outcome, Picture) for outcome in landed.outcomes)
+    shown = {**landed.product, "attributes": dict(landed.product.get("attributes", ()))}
+    pictures = {"pictures": f"{good} of {len(landed.pictures)}"} if landed.pictures else {}
+    return _card(f"row {landed.number}", _fate(landed), [*shown.items(), *pictures.items()])
 
 
 def _fate(row: Landed) -> str:
@@ -182,7 +173,7 @@ def _fate(row: Landed) -> str:
     refused = [outcome.reason for outcome in row.outcomes if not isinstance(outcome, Picture) and outcome]
     if refused and len(refused) == len(row.outcomes):
         return f"rejected: {refused[0]}"
-    return f"without {len(refused)} pictures: {refused[0]}" if refused else "yes"
+    return f"taken, without {len(refused)} pictures: {refused[0]}" if refused else "taken"
 
 
 def _counts(title: str, rows: list[tuple[str, int]]) -> Table:
@@ -193,13 +184,19 @@ def _counts(title: str, rows: list[tuple[str, int]]) -> Table:
     return table
 
 
-def _card(product: Product) -> Table:
-    table = Table(Text(product.product_id), Text(product.title))
-    for name, value in vars(product).items():
-        if value and name not in ("product_id", "title"):
-            if isinstance(value, dict):
-                value = "; ".join(f"{key}: {', '.join(values)}" for key, values in value.items())
-            elif isinstance(value, tuple):
-                value = (" > " if name == "category" else ", ").join(value)
+def _product_card(product: Product) -> Table:
+    fields = [(name, value) for name, value in vars(product).items() if name not in ("product_id", "title")]
+    return _card(product.product_id, product.title, fields)
+
+
+def _card(title: str, text: str, fields: Iterable[tuple[str, Any]]) -> Table:
+    """One thing and those of its fields that say something."""
+    table = Table(Column(Text(title)), Column(Text(text)))
+    for name, value in fields:
+        if isinstance(value, dict):
+            value = "; ".join(f"{key}: {', '.join(values)}" for key, values in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = (" > " if name == "category" else ", ").join(value)
+        if value not in (None, ""):
             table.add_row(name, Text(str(value)))
     return table

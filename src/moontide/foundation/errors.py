@@ -3,7 +3,8 @@
     MoontideError                  the command line prints the text and exits 2
     ├── SettingsError              a setting out of range, or two that contradict each other
     ├── DataError                  a dataset, table, column or row that is not what it should be
-    │   └── ImageError             one picture that is refused; `reason` is a short key for counting
+    │   ├── CellError              one cell that cannot be read; `reason` is a short key for counting
+    │   └── ImageError             one picture that is refused; `reason` as well
     ├── CheckpointError            a run folder, checkpoint or model folder of something else, or broken
     └── StorageError               a path that cannot be read or written: missing, read-only, full
 
@@ -23,6 +24,19 @@ class SettingsError(MoontideError):
 
 class DataError(MoontideError):
     """A dataset, table, column or row is not what it should be."""
+
+
+class CellError(DataError):
+    """One cell of a table cannot be read.
+
+    Args:
+        reason: short key that import tables count by, for example "bad_price".
+        text: the sentence for people.
+    """
+
+    def __init__(self, reason: str, text: str):
+        super().__init__(text)
+        self.reason = reason
 
 
 class ImageError(DataError):

@@ -20,6 +20,8 @@ from moontide.foundation.errors import ImageError
 FORMATS = ("JPEG", "PNG", "WEBP")
 # Our limit is lower, and an error. Set once: a filter set around each picture is not safe among threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # read as not rotated
+ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 exchange width and height
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,11 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an `images` row stores beside the bytes; `dhash` is a 64-bit difference hash in hex."""
+    """What an `images` row stores beside the bytes.
+
+    Width and height are in pixels as `decode` gives them, after camera rotation; `dhash` is a 64-bit
+    difference hash in hex.
+    """
 
     width: int
     height: int
@@ -91,6 +97,8 @@ def decode(data: bytes, side: int | None = None, limits: ImageLimits = LIMITS) -
         if side:
             image.draft("RGB", (side, side))
         image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit gray: conversion would cut off at 255, not scale
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("RGB")
@@ -105,9 +113,10 @@ def image_facts(data: bytes, limits: ImageLimits = LIMITS) -> ImageFacts:
     Raises:
         ImageError: as `decode`.
     """
-    width, height = open_image(data, limits).size
+    image = open_image(data, limits)
     gray = np.asarray(
         decode(data, 64, limits).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16
     )
     bits = np.packbits((gray[:, 1:] > gray[:, :-1]).ravel())
+    width, height = image.size[::-1] if image.getexif().get(ORIENTATION) in (5, 6, 7, 8) else image.size
     return ImageFacts(width, height, hashlib.sha256(data).hexdigest(), bits.tobytes().hex())

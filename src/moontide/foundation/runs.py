@@ -70,13 +70,18 @@ class Run:
         """Read a run.
 
         Raises:
-            CheckpointError: there is no run at `path`.
+            CheckpointError: there is no run at `path`, or its run.json is broken.
         """
         path = Path(path)
+        if not (path / "run.json").exists():
+            raise CheckpointError(f"no run at {path}: run `moontide demo` or `moontide run` first")
         try:
-            return cls(path, read_json(path / "run.json"))
-        except StorageError:
-            raise CheckpointError(f"no run at {path}: run `moontide demo` or `moontide run` first") from None
+            facts = read_json(path / "run.json")
+        except StorageError as error:
+            raise CheckpointError(f"the run at {path} is broken ({error})") from None
+        if not isinstance(facts, dict):
+            raise CheckpointError(f"the run at {path} is broken (run.json is no object): name another folder")
+        return cls(path, facts)
 
     def log(self, stage: str, step: int, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
@@ -124,7 +129,8 @@ def _differences(old: dict[str, Any], asked: dict[str, Any]) -> str:
         if fingerprint(old.get(key)) == fingerprint(value):
             continue
         if isinstance(value, dict):
-            inner = sorted(name for name in {*value, *old[key]} if value.get(name) != old[key].get(name))
+            before = old.get(key) or {}
+            inner = sorted(name for name in {*value, *before} if value.get(name) != before.get(name))
             names.append(f"{key}: {', '.join(inner)}")
         else:
             names.append(f"{key} was {old.get(key)!r}, asked {value!r}")
@@ -153,6 +159,8 @@ def _commit() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
+        if not git("ls-files", Path(__file__).name):  # installed in a folder of someone else's repository
+            return {"commit": None, "dirty": None}
         return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.TimeoutExpired):
         return {"commit": None, "dirty": None}

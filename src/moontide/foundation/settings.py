@@ -54,5 +54,7 @@ def _mistakes(error: pydantic.ValidationError) -> str:
         name = ".".join(str(part) for part in mistake["loc"])
         text = mistake["msg"][0].lower() + mistake["msg"][1:]
         text = text.removeprefix("value error, ")
-        parts.append(f"{name}: {text}, got {mistake['input']!r}" if name else text)
+        if name and mistake["type"] != "missing":  # its input is everything else
+            text = f"{text}, got {mistake['input']!r}"
+        parts.append(f"{name}: {text}" if name else text)
     return "; ".join(parts)

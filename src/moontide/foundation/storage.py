@@ -21,6 +21,7 @@ _SENTENCES = {
     errno.EROFS: "{path} is on a read-only disk: name a folder that can be written",
     errno.EACCES: "no permission to write {path}: name a folder that can be written",
     errno.EPERM: "no permission to write {path}: name a folder that can be written",
+    errno.ENOENT: "there is no {path}: check the path",
     errno.ENOTDIR: "{path} lies under a file, not a folder: name another folder",
     errno.EEXIST: "{path} is in the way: name another folder",
     errno.EISDIR: "{path} is a folder, not a file: name another place",
@@ -69,7 +70,7 @@ def read_json(path: Path) -> Any:
         StorageError: the file is missing or is no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise StorageError(f"no file at {path}") from None
     except OSError as error:
@@ -87,13 +88,18 @@ def new_folder(path: Path, replace: bool = False) -> Generator[Path]:
     """
     with storage_errors(path):
         path = path.resolve()  # "." has no name to build beside, and a link cannot be replaced by a folder
+        partial, old = path.with_name(f"{path.name}.partial"), path.with_name(f".{path.name}.replaced")
+        if old.exists() and not path.exists():
+            old.replace(path)
         if path.exists() and (not path.is_dir() or (not replace and any(path.iterdir()))):
             raise StorageError(f"{path} already exists: name another folder, or delete it first")
-        partial, old = path.with_name(f"{path.name}.partial"), path.with_name(f".{path.name}.replaced")
-        for rest in (partial, old):
+        for rest in (partial, old):  # of a crash; a folder that was moved aside then was put back above
             if rest.exists():
                 shutil.rmtree(rest)
-        partial.mkdir(parents=True)
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # people asked for `path`
         try:
             yield partial
             if path.is_dir():
