@@ -1,4 +1,4 @@
-"""A small real shop on disk: one-colored pictures, honest titles, campaigns, creatives, shoppers who click."""
+"""A small real shop on disk, and a run over it: one-colored pictures, honest titles, campaigns, clicks."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.center.shard import HotShard
 from moontide.foundation.images import decode
+from moontide.foundation.runs import Run
 from moontide.serving.parts import Parts
 from moontide.serving.pipeline import Pipeline
 from moontide.serving.stock import Stock
@@ -22,7 +23,8 @@ def picture(color, kind=0, side=48, form="JPEG"):
     """A colored square with a mark that differs by kind, as bytes."""
     image = Image.new("RGB", (side, side), color)
     edge = 4 + 3 * kind
-    ImageDraw.Draw(image).rectangle((edge, edge, side // 2 + edge // 2, side // 2), fill="white")
+    if side > 2 * edge:
+        ImageDraw.Draw(image).rectangle((edge, edge, side // 2 + edge // 2, side // 2), fill="white")
     file = io.BytesIO()
     image.save(file, form)
     return file.getvalue()
@@ -44,8 +46,8 @@ def write_shop(path):
             status = "paused" if number % 8 == 0 else "active"
             if number % 2 == 0:
                 campaigns.append({
-                    "campaign_id": f"a-{key}", "merchant_id": "m", "product_id": key, "bid_cents": 20 + number,
-                    "daily_budget_cents": 5000, "status": status,
+                    "campaign_id": f"a-{key}", "merchant_id": "m", "product_id": key,
+                    "bid_cents": 20 + number, "daily_budget_cents": 5000, "status": status,
                 })  # fmt: skip
             for part, template in ((0, "plain"), (1, "banner")):
                 creatives.append({
@@ -57,7 +59,7 @@ def write_shop(path):
         writer.put("creatives", creatives)
         writer.put("queries", [{"query_id": "q1", "text": "red mug"}, {"query_id": "q2", "image_id": "i05"}])
         writer.put("shoppers", [{"shopper_id": shopper} for shopper in ("ann", "bob", "cy")])
-        writer.append("events", _events())
+        writer.append("events", [*_events(), *_crowd()])
     return Dataset.open(path)
 
 
@@ -74,6 +76,46 @@ def _events():
     return rows
 
 
+def _crowd():
+    """Six more shoppers who see 600 products between them and click on blue ones, mostly."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(600):
+        product, shopper = int(rng.integers(24)), f"d{rng.integers(6)}"
+        fact = {"shopper_id": shopper, "product_id": f"p{product:02d}", "query_id": "q1"}
+        fact["request_id"] = f"r{number}"
+        at = START + timedelta(hours=1, minutes=number)
+        rows.append(
+            {**fact, "event_id": f"x{number}", "at": at, "kind": "impression", "position": number % 4}
+        )
+        if rng.random() < (0.5 if product % 4 == 2 else 0.1):
+            rows.append({**fact, "event_id": f"y{number}", "at": at + timedelta(seconds=9), "kind": "click"})
+    return rows
+
+
+def write_run(path, dataset):
+    """A run folder as the chain leaves it: a small encoder with random weights, vectors, a click model."""
+    from moontide.center.embed import embed_catalog
+    from moontide.center.store import VectorStore
+    from moontide.encoder.model.encoder import EncoderSettings, MoonEncoder
+    from moontide.ranking.content import ContentTable
+    from moontide.ranking.samples import build_samples
+    from moontide.ranking.train import TrainSettings, train_click_model
+
+    Run.start(path, "small", {"dataset": str(dataset.path)}, seed=0)
+    settings = EncoderSettings(depth=1, dim=16, widths=(8, 16), image_side=28, vocab_size=300)
+    encoder = MoonEncoder.tiny([product.title for product in dataset.products()], settings, device="cpu")
+    encoder.save(path / "encoder")
+    store = VectorStore.open(path / "center")
+    embed_catalog(dataset, encoder, store, "v1")
+    store.activate("v1")
+    samples = build_samples(dataset)
+    vectors = ContentTable.read(store, samples.entities, "v1")
+    training = TrainSettings(batch_size=64)
+    train_click_model(samples, vectors, training=training).save(path / "ranking" / "content")
+    return path
+
+
 class ColorAndWords:
     """Words hashed into 24 numbers, the mean color in 3 more: a small encoder that really looks and reads."""
 
@@ -84,7 +126,7 @@ class ColorAndWords:
             vector[:56] += np.random.default_rng(seed).normal(size=56) / 7
         if image:
             mean = np.asarray(decode(image, 8), dtype=np.float32).mean(axis=(0, 1)) / 255
-            vector[56:59] = mean - mean.mean()
+            vector[56:59] = 3 * (mean - mean.mean())
             vector[59] = 0.02
         return vector / np.linalg.norm(vector)
 

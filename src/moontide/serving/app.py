@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +28,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from moontide.serving.answer import Answer
 from moontide.serving.guard import HEADERS, Guard
 from moontide.serving.page import Page
 from moontide.serving.pipeline import Pipeline
@@ -54,6 +56,17 @@ def create_app(source: Path | str | Pipeline) -> FastAPI:
     return app
 
 
+@dataclass(frozen=True)
+class Form:
+    """The fields of a posted form; `like` is the id of a stored picture to search with."""
+
+    text: str
+    image: bytes | None
+    like: str
+    shopper: str | None
+    num: int
+
+
 def _add_search(app: FastAPI, pipeline: Pipeline) -> None:
     @app.get("/search")
     def search(q: str = "", shopper: str | None = None, k: int = 12) -> JSONResponse:
@@ -63,10 +76,12 @@ def _add_search(app: FastAPI, pipeline: Pipeline) -> None:
     @app.post("/search")
     async def search_by_form(request: Request) -> JSONResponse:
         """Ads and products for a text, a picture or both, sent as a form: q, image, shopper, k."""
-        return JSONResponse((await _answer_form(request, pipeline)).to_dict())
+        form = await _read_form(request)
+        answer = await run_in_threadpool(pipeline.search, form.text, form.image, form.shopper, form.num)
+        return JSONResponse(answer.to_dict())
 
     @app.get("/healthz")
-    def health() -> dict:
+    async def health() -> dict:
         """Whether all parts are loaded, and what a search has to do without."""
         missing = pipeline.parts.missing
         return {
@@ -79,6 +94,15 @@ def _add_search(app: FastAPI, pipeline: Pipeline) -> None:
 
 
 def _add_page(app: FastAPI, pipeline: Pipeline, page: Page) -> None:
+    def answer(request: Request, form: Form) -> HTMLResponse:
+        show = partial(page.render, request, text=form.text, like=form.like, shopper=form.shopper or "")
+        try:
+            image = form.image or _stored(pipeline, form.like)
+            found = pipeline.search(form.text, image, form.shopper, page.num_products)
+        except RequestError as error:
+            return HTMLResponse(show(None, error=str(error)), error.status)
+        return HTMLResponse(show(found, upload=form.image))
+
     @app.get("/", response_class=HTMLResponse)
     def show(
         request: Request,
@@ -87,30 +111,41 @@ def _add_page(app: FastAPI, pipeline: Pipeline, page: Page) -> None:
         shopper: str = "",
     ) -> HTMLResponse:
         """The page, with results if something is asked."""
-        image = pipeline.image(like) if like else None
-        if like and image is None:
-            raise RequestError(f"no picture has the id {like[:80]!r}", 404)
-        answer = pipeline.search(q, image, shopper or None, page.num_products) if q.strip() or image else None
-        return HTMLResponse(page.render(request, answer, text=q, like=like, shopper=shopper, image=image))
+        if not q.strip() and not like:
+            return HTMLResponse(page.render(request, None, shopper=shopper))
+        return answer(request, Form(q, None, like, shopper or None, page.num_products))
 
     @app.post("/", response_class=HTMLResponse)
     async def show_form(request: Request) -> HTMLResponse:
         """The page's form, which may carry a picture."""
-        text, image, shopper, _ = await _read_form(request)
-        answer = await run_in_threadpool(pipeline.search, text, image, shopper, page.num_products)
-        html = page.render(request, answer, text=text, shopper=shopper or "", image=image)
-        return HTMLResponse(html)
+        return await run_in_threadpool(answer, request, await _read_form(request))
+
+
+def _stored(pipeline: Pipeline, image_id: str) -> bytes | None:
+    """The stored picture of an id; None for no id.
+
+    Raises:
+        RequestError: there is no such picture.
+    """
+    image = pipeline.image(image_id) if image_id else None
+    if image_id and image is None:
+        raise _unknown(image_id)
+    return image
+
+
+def _unknown(image_id: str) -> RequestError:
+    return RequestError(f"no picture has the id {image_id[:80]!r}", 404)
 
 
 def _add_files(app: FastAPI, pipeline: Pipeline) -> None:
     @app.get("/image/{image_id:path}")
     def image(image_id: str, request: Request) -> Response:
-        """A stored picture; it never changes, so browsers keep it."""
+        """A stored picture; browsers keep it and ask whether it is still the same: runs share their ids."""
         data = pipeline.image(image_id)
         if data is None:
-            raise HTTPException(404, f"no picture has the id {image_id[:80]!r}")
+            raise _unknown(image_id)
         tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-        headers = {"cache-control": "public, max-age=86400", "etag": tag}
+        headers = {"cache-control": "no-cache", "etag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         kind = next((kind for start, kind in SIGNATURES.items() if data.startswith(start)), None)
@@ -120,18 +155,13 @@ def _add_files(app: FastAPI, pipeline: Pipeline) -> None:
     app.mount("/static", StaticFiles(directory=str(folder)), name="static")
 
 
-async def _answer_form(request: Request, pipeline: Pipeline) -> Answer:
-    text, image, shopper, num = await _read_form(request)
-    return await run_in_threadpool(pipeline.search, text, image, shopper, num)
-
-
-async def _read_form(request: Request) -> tuple[str, bytes | None, str | None, int]:
-    """Text, picture, shopper and number of a posted form.
+async def _read_form(request: Request) -> Form:
+    """The checked fields of a posted form.
 
     Raises:
         RequestError: a field is of the wrong kind.
     """
-    kind = request.headers.get("content-type", "").split(";")[0]
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise RequestError(f"send a form, as multipart/form-data, not {kind or 'nothing'}", 415)
     async with request.form(max_files=1, max_fields=8, max_part_size=64 * 1024) as form:
@@ -141,16 +171,19 @@ async def _read_form(request: Request) -> tuple[str, bytes | None, str | None, i
     if fields.get("image"):
         raise RequestError("send the picture as a file in the field `image`, not as text")
     num = fields.get("k") or "12"
-    if not num.isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", num):
         raise RequestError(f"k must be a whole number, got {num[:20]!r}")
-    return fields.get("q", ""), image or None, fields.get("shopper") or None, int(num)
+    like = "" if image else fields.get("like", "")
+    return Form(fields.get("q", ""), image or None, like, fields.get("shopper") or None, int(num))
 
 
 def _add_errors(app: FastAPI, page: Page) -> None:
-    def refuse(request: Request, status: int, text: str) -> Response:
+    def refuse(request: Request, status: int, sentence: str) -> Response:
         if request.url.path == "/":
-            return HTMLResponse(page.render(request, None, error=text), status)
-        return JSONResponse({"error": text}, status)
+            asked = request.query_params
+            text, shopper = asked.get("q", ""), asked.get("shopper", "")
+            return HTMLResponse(page.render(request, None, text, "", shopper, error=sentence), status)
+        return JSONResponse({"error": sentence}, status)
 
     @app.exception_handler(RequestError)
     def on_refused(request: Request, error: RequestError) -> Response:
@@ -174,4 +207,4 @@ def _add_errors(app: FastAPI, page: Page) -> None:
     @app.exception_handler(Exception)
     def on_failure(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"error": OUR_FAULT}, 500, headers=HEADERS)
+        return JSONResponse({"error": OUR_FAULT}, 500, headers={**HEADERS, "cache-control": "no-store"})

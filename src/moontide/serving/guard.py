@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moontide.serving.request import LIMITS
@@ -41,22 +40,24 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        is_static = scope["path"].startswith("/static/")
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                headers.setdefault("cache-control", "no-store")
+                headers.setdefault("cache-control", "no-cache" if is_static else "no-store")
             await send(message)
 
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > MAX_BODY:
-            await JSONResponse({"error": TOO_LARGE}, 413)(scope, receive, send_guarded)
-            return
+        is_declared = declared.isdecimal() and (len(declared) > 15 or int(declared) > MAX_BODY)
         read = 0
 
         async def receive_bounded() -> Message:
             nonlocal read
+            if is_declared:  # raised where the body is read, so that the app words the answer
+                raise HTTPException(413, TOO_LARGE)
             message = await receive()
             read += len(message.get("body", b""))
             if read > MAX_BODY:  # sent in chunks, without a declared length

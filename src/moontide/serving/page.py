@@ -15,12 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 
 from moontide.catalog.dataset import Dataset
-from moontide.foundation.errors import ImageError
-from moontide.foundation.images import decode
 from moontide.foundation.seeds import hash_share
 from moontide.serving.answer import Answer
 from moontide.serving.pipeline import Pipeline
-from moontide.serving.request import LIMITS, MAX_TEXT
+from moontide.serving.request import LIMITS, MAX_ID, MAX_TEXT, decoded
 
 NUM_EXAMPLES = 6
 NUM_THUMBNAILS = 4
@@ -55,7 +53,7 @@ class Page:
         currency = str(pipeline.dataset.info.get("currency", "$"))
         environment.filters |= {
             "money": lambda cents: "" if cents is None else f"{currency}{cents / 100:,.2f}",
-            "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
+            "percent": lambda share: "–" if share is None else f"{100 * share:.1f}%",
             "path": lambda text: quote(text, safe="/"),
             "query": lambda text: quote(text, safe=""),
         }
@@ -69,7 +67,7 @@ class Page:
         text: str = "",
         like: str = "",
         shopper: str = "",
-        image: bytes | None = None,
+        upload: bytes | None = None,
         error: str | None = None,
     ) -> str:
         """The page, or its results alone when the request has the header `x-fragment`.
@@ -77,23 +75,22 @@ class Page:
         Args:
             answer: None before anything is asked, or with `error`.
             text, like, shopper: what the form is filled with.
-            image: the picture searched with, shown small beside the results.
+            upload: the picture searched with, shown small beside the results; one of the shop is `like`.
         """
-        facts = self._pipeline.dataset.info
         template = self._fragment if request.headers.get("x-fragment") else self._template
+        shopper = shopper[:MAX_ID]
         return template.render(
             answer=answer,
             error=error,
             text=text[:MAX_TEXT],
-            like=like,
+            like="" if error else like,
             shopper=shopper,
-            picture=_small(image),
+            picture=_small(upload) if upload and answer else None,
             shoppers=self._cards(shopper),
             example_texts=self._texts,
             example_pictures=self._pictures,
             max_text=MAX_TEXT,
             max_bytes=LIMITS.max_bytes,
-            name=facts.get("name", "dataset"),
             num_products=len(self._pipeline.stock.products),
             num_advertised=len(self._pipeline.stock.campaigns),
         )
@@ -120,18 +117,18 @@ def _examples(dataset: Dataset) -> tuple[list[str], list[str]]:
         products = dataset.table("products", ["title", "image_ids"])
         texts = texts or {title for title in products["title"].to_pylist() if title}
         pictures = pictures or {images[0] for images in products["image_ids"].to_pylist() if images}
+    pictures = {image_id for image_id in pictures if image_id in dataset.images}
     short = {text for text in texts if len(text) <= 40} or {text for text in texts if len(text) <= MAX_TEXT}
-    return tuple(sorted(values, key=hash_share)[:NUM_EXAMPLES] for values in (short, pictures))
+    return _some(short), _some(pictures)
 
 
-def _small(image: bytes | None) -> str | None:
-    """A picture as a small `data:` address, for it is not kept on the server."""
-    if not image:
-        return None
-    try:
-        picture = decode(image, limits=LIMITS)
-    except ImageError:
-        return None
+def _some(values: set[str]) -> list[str]:
+    return sorted(values, key=hash_share)[:NUM_EXAMPLES]
+
+
+def _small(image: bytes) -> str:
+    """A checked picture as a small `data:` address, for it is not kept on the server."""
+    picture = decoded(image)
     picture.thumbnail((144, 144))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)

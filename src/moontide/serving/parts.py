@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,8 +15,10 @@ import numpy as np
 from moontide.catalog.dataset import Dataset
 from moontide.center.shard import HotShard
 from moontide.center.store import VectorStore
+from moontide.center.versions import VersionBook
 from moontide.foundation.errors import CheckpointError, DataError, MoontideError
 from moontide.foundation.runs import Run
+from moontide.serving.clicks import LoggedClicks
 from moontide.serving.request import Request
 from moontide.serving.stock import Past, Stock
 
@@ -33,7 +37,10 @@ class QueryEncoder(Protocol):
 class ClickModel(Protocol):
     """Gives the probability that a shopper clicks each candidate."""
 
-    version: str | None
+    @property
+    def version(self) -> str | None:
+        """Its name for the trace."""
+        ...
 
     def p_click(self, request: Request, past: Past, query: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         """p(click) of the product rows, (len(rows),) in [0, 1]; `query` is the query's vector or None."""
@@ -59,25 +66,32 @@ class Parts:
 
 
 class MoonQueryEncoder:
-    """A trained `MoonEncoder` as a query encoder, cut to the width of the stored vectors."""
+    """A trained `MoonEncoder` as a query encoder, cut to the width of the stored vectors.
+
+    One query is encoded at a time: the encoder's threads have the cores already.
+    """
 
     def __init__(self, encoder: Any, width: int | None = None):
-        self._encoder, self._width = encoder, width
+        self._encoder, self._width = encoder.eval(), width
+        self._encoding = threading.Lock()
 
     @classmethod
     def load(cls, path: Path, width: int | None = None) -> MoonQueryEncoder:
         """Load the encoder in a model folder.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is none, or it is broken.
         """
         if not path.is_dir():
             raise CheckpointError(f"no encoder at {path}")
         from moontide.encoder.model.encoder import MoonEncoder  # seconds to import: only when it is there
 
-        return cls(MoonEncoder(str(path)), width)
+        try:
+            return cls(MoonEncoder(str(path)), width)
+        except Exception as error:  # of a broken folder, each library below has errors of its own
+            raise CheckpointError(f"the encoder at {path} cannot be loaded ({error}): train again") from error
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The encoder's fingerprint."""
         return self._encoder.fingerprint()
@@ -86,7 +100,8 @@ class MoonQueryEncoder:
         """See `QueryEncoder`."""
         from moontide.encoder.model.inputs import query_item
 
-        return self._encoder.encode_items([query_item(text=text, image=image)], width=self._width)[0]
+        with self._encoding:
+            return self._encoder.encode_items([query_item(text=text, image=image)], width=self._width)[0]
 
 
 def dataset_of(run: Run) -> Dataset:
@@ -107,41 +122,54 @@ def dataset_of(run: Run) -> Dataset:
 def load_parts(run: Run, dataset: Dataset, stock: Stock) -> Parts:
     """Load every part of a run that is there; what is missing is noted under the step that needs it."""
     parts = Parts()
-    store = _try(parts, "retrieve", lambda: VectorStore.open(run.path / "center", must_exist=True))
-    version = store.active() if store else None
-    if store and not version:
-        parts.missing["retrieve"] = f"no version of {run.path / 'center'} is active"
+    attempt = partial(_try, parts, run)
+    center = run.path / "center"
+    store = attempt("retrieve", lambda: VectorStore.open(center, must_exist=True))
+    version = attempt("retrieve", lambda: _active(store)) if store else None
     if store and version:
-        parts.shard = _try(parts, "retrieve", lambda: HotShard.load(store, "product", version))
-        parts.creatives = _try(parts, "creative", lambda: HotShard.load(store, "creative", version))
-    width = parts.shard.dim if parts.shard else None
-    parts.encoder = encoder = _try(
-        parts, "encode", lambda: MoonQueryEncoder.load(run.path / "encoder", width)
-    )
-    parts.clicks = clicks = _try(parts, "rank", lambda: _load_clicks(run, dataset, stock, store, version))
+        parts.shard = attempt("retrieve", lambda: _shard(store, "product", version))
+        parts.creatives = attempt("creative", lambda: _shard(store, "creative", version))
+    made_by = VersionBook(center).facts(version).fingerprint if version else None
+    parts.encoder = encoder = attempt("encode", lambda: _encoder(run.path / "encoder", parts.shard, made_by))
+    folder = run.path / "ranking" / "content"
+    parts.clicks = clicks = attempt("rank", lambda: LoggedClicks.load(folder, dataset, store, version))
     parts.versions = {
         "encoder": encoder.version if encoder else None,
         "vectors": version,
-        "click model": getattr(clicks, "version", None),
+        "click model": clicks.version if clicks else None,
     }
     return parts
 
 
-def _load_clicks(
-    run: Run, dataset: Dataset, stock: Stock, store: VectorStore | None, version: str | None
-) -> ClickModel:
-    folder = run.path / "ranking" / "content"
-    if not (folder / "model.pt").is_file():
-        raise CheckpointError(f"no click model at {folder}")
-    raise CheckpointError(
-        f"the click model at {folder} cannot be served yet"
-    )  # wired when ranking/score.py is in
+def _active(store: VectorStore) -> str:
+    version = store.active()
+    if version is None:
+        raise CheckpointError(f"no version of {store.path} is active: run `moontide center activate`")
+    return version
 
 
-def _try(parts: Parts, step: str, load: Callable[[], T]) -> T | None:
+def _shard(store: VectorStore, kind: str, version: str) -> HotShard:
+    shard = HotShard.load(store, kind, version)
+    if not len(shard):
+        raise CheckpointError(f"no {kind} has a vector of version {version}: run `moontide embed`")
+    return shard
+
+
+def _encoder(path: Path, shard: HotShard | None, made_by: str | None) -> MoonQueryEncoder:
+    encoder = MoonQueryEncoder.load(path, shard.dim if shard else None)
+    if made_by and made_by != encoder.version:
+        raise CheckpointError(
+            f"the encoder at {path} is {encoder.version}, the vectors were made by {made_by}: embed again"
+        )
+    return encoder
+
+
+def _try(parts: Parts, run: Run, step: str, load: Callable[[], T]) -> T | None:
+    """A part, or None and the reason; visitors read the reason, so it names no folder above the run's."""
     try:
         return load()
-    except MoontideError as error:
-        parts.missing[step] = str(error)
+    except (MoontideError, OSError, ValueError, RuntimeError, LookupError) as error:  # a broken file's, too
         log.warning("%s: %s", step, error)
+        text = str(error) if isinstance(error, MoontideError) else f"the part cannot be loaded ({error})"
+        parts.missing[step] = text.replace(str(run.path), run.path.name or "the run")
         return None

@@ -135,7 +135,11 @@ class Pipeline:
         if self.parts.encoder is None:
             step.degrade(self.parts.missing.get("encode", "no encoder"))
             return None
-        query = self.parts.encoder.encode_query(request.text, request.image)
+        try:
+            query = self.parts.encoder.encode_query(request.text, request.image)
+        except MoontideError as error:
+            step.degrade(str(error))
+            return None
         what = " and ".join(name for name in ("text", "image") if getattr(request, name))
         step.text = f"{what.replace('image', 'picture')} to {len(query)} numbers"
         return query
@@ -187,9 +191,10 @@ class Pipeline:
     def _dress(self, places: list[Place], past: Past, p_click: dict[int, float], step: Step) -> list[Ad]:
         """The places as ads, each with its picture."""
         taste = self._creatives.taste(past)
-        step.text = "nearest to the shopper's past" if taste is not None else "the plain picture of each"
-        if places and "creative" in self.parts.missing:
-            step.degrade(self.parts.missing["creative"])
+        if places:
+            step.text = "nearest to the shopper's past" if taste is not None else "the plain picture of each"
+        if places and self.parts.creatives is None:
+            step.degrade(self.parts.missing.get("creative", "creatives have no vectors"))
         ads = []
         for place in places:
             creative = self._creatives.choose(place.row, taste)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+
+from PIL import Image
 
 from moontide.foundation.errors import DataError, ImageError
 from moontide.foundation.images import ImageLimits, decode
@@ -10,6 +13,7 @@ from moontide.foundation.images import ImageLimits, decode
 MAX_TEXT = 300  # characters
 MAX_ID = 200  # characters of a shopper's id
 MAX_RESULTS = 48
+_DECODING = threading.BoundedSemaphore(2)  # a picture unpacks to 70 MB and more: few at a time
 LIMITS = ImageLimits(max_bytes=8 * 1024 * 1024, max_pixels=24_000_000)
 IMAGE_STATUS = {"too_many_bytes": 413, "too_many_pixels": 413, "not_an_image": 415}
 
@@ -64,7 +68,17 @@ def checked(
         raise RequestError(f"k must be from 1 to {MAX_RESULTS}, got {num}")
     if image:
         try:
-            decode(image, 64, LIMITS)
+            decoded(image, 64)
         except ImageError as error:
             raise RequestError(str(error), IMAGE_STATUS.get(error.reason, 400)) from None
     return Request(text or None, image or None, shopper_id or None, num)
+
+
+def decoded(image: bytes, side: int | None = None) -> Image.Image:
+    """A picture of a request as pixels, see `foundation.images.decode`; at most two threads unpack at once.
+
+    Raises:
+        ImageError: it is refused.
+    """
+    with _DECODING:
+        return decode(image, side, LIMITS)

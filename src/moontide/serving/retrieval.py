@@ -62,11 +62,11 @@ class Retrieval:
         ads, products = found
         step.text = (
             f"{len(ads.rows)} of {self._num_advertised:,} advertised products, "
-            f"{len(products.rows)} of {self.num_found:,} products"
+            f"{len(products.rows)} of {len(self._stock.products):,} products"
         )
         lost = len(self._stock.products) - self.num_found
         if lost:
-            step.degrade(f"{lost:,} products have no vector and cannot be found")
+            step.degrade(f"{lost:,} of them have no vector and cannot be found")
         return ads, products
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
@@ -77,7 +77,10 @@ class Retrieval:
         return self._parts.shard.vectors_of(np.array(places, np.int64))
 
     def _by_words(self, request: Request, num: int, step: Step) -> tuple[Candidates, Candidates]:
-        why = self._parts.missing.get("retrieve") or self._parts.missing.get("encode") or "no vectors"
+        """What the titles give: for a text without the encoder or without vectors."""
+        why = "the query has no vector"
+        if self._parts.shard is None:
+            why = self._parts.missing.get("retrieve", "no vectors")
         done = "titles were matched by words" if request.text else "a picture alone finds nothing"
         step.degrade(f"{why}: {done}")
         found = []

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product
+from moontide.foundation.errors import DataError
 
 HISTORY_KINDS = ("click", "cart", "order")
 HISTORY_STEPS = 50  # latest products kept of one shopper
@@ -102,7 +103,7 @@ class Stock:
         return [kind for kind, _ in kinds.most_common(num)]
 
     def sample_shoppers(self, num: int = 12, least: int = 6) -> list[str]:
-        """Shoppers to try the page with, spread evenly over those with `least` or more products in their past.
+        """Shoppers to try the page with, spread evenly over those with `least` or more products in the past.
 
         Those with the longest pasts when too few have that many.
         """
@@ -137,10 +138,13 @@ def _creatives(dataset: Dataset, row_of: dict[str, int]) -> dict[int, list[Creat
 def _pasts(dataset: Dataset, row_of: dict[str, int]) -> dict[str, Past]:
     """Only events that show liking are read: impressions, the bulk of a log, stay on disk."""
     columns = ["shopper_id", "product_id", "at"]
-    parts = [
-        pq.read_table(file, columns=columns, filters=[("kind", "in", HISTORY_KINDS)])
-        for file in dataset.files("events")
-    ]
+    try:
+        parts = [
+            pq.read_table(file, columns=columns, filters=[("kind", "in", HISTORY_KINDS)])
+            for file in dataset.files("events")
+        ]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"events of {dataset.path} cannot be read ({error}): import them again") from None
     if not parts:
         return {}
     events = pa.concat_tables(parts).sort_by([("at", "descending")])

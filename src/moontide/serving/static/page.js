@@ -8,12 +8,13 @@ const box = document.getElementById("box");
 const preview = document.getElementById("preview");
 const previewImage = document.getElementById("preview-image");
 const results = document.getElementById("results");
+const spoken = document.getElementById("status"); // read out by screen readers
+const like = document.getElementById("like"); // id of a stored picture to search with
 const waiting = document.getElementById("waiting");
 const maxBytes = Number(form.dataset.maxBytes);
 const SLOW_MS = 150; // shorter waits show no placeholder: it would only flicker
 const GIVE_UP_MS = 30000;
 
-let like = new URLSearchParams(location.search).get("like") || "";
 let running = null;
 
 function say(text) {
@@ -23,6 +24,7 @@ function say(text) {
   const lead = document.createElement("strong");
   lead.textContent = "That did not work.";
   alert.append(lead, " " + text);
+  spoken.textContent = "";
   results.replaceChildren(alert);
 }
 
@@ -31,12 +33,21 @@ function showPreview(address) {
   if (address) previewImage.src = address;
   else previewImage.removeAttribute("src");
   preview.hidden = !address;
+  words.placeholder = address ? "Add words" : "Search, or drop a picture";
 }
 
 function removePicture() {
   file.value = "";
-  like = "";
+  like.value = "";
   showPreview("");
+}
+
+// The form sends one file, even if several were dropped.
+function giveFile(files) {
+  const one = new DataTransfer();
+  one.items.add(files[0]);
+  file.files = one.files;
+  takePicture(files[0]);
 }
 
 function takePicture(picked) {
@@ -48,7 +59,7 @@ function takePicture(picked) {
     removePicture();
     return say(`The picture is larger than ${Math.round(maxBytes / 1048576)} MB: shrink it.`);
   }
-  like = "";
+  like.value = "";
   showPreview(URL.createObjectURL(picked));
   search();
 }
@@ -59,7 +70,7 @@ function chosenShopper() {
 }
 
 function isAsked() {
-  return words.value.trim() !== "" || file.files.length > 0 || like !== "";
+  return words.value.trim() !== "" || file.files.length > 0 || like.value !== "";
 }
 
 async function search() {
@@ -71,7 +82,7 @@ async function search() {
   results.setAttribute("aria-busy", "true");
   const hasFile = file.files.length > 0;
   const address = "/?" + new URLSearchParams(
-    Object.entries({ q: words.value.trim(), like: hasFile ? "" : like, shopper: chosenShopper() }).filter(([, value]) => value));
+    Object.entries({ q: words.value.trim(), like: like.value, shopper: chosenShopper() }).filter(([, value]) => value));
   const options = { headers: { "x-fragment": "1" }, signal: mine.signal };
   if (hasFile) Object.assign(options, { method: "POST", body: new FormData(form) });
   try {
@@ -82,7 +93,10 @@ async function search() {
     }
     clearTimeout(placeholder);
     results.innerHTML = html; // made by our own server, every value in it escaped
-    history.pushState(null, "", hasFile ? "/" : address);
+    const place = hasFile ? "/" : address;
+    if (place !== location.pathname + location.search) history.pushState(null, "", place);
+    const found = results.querySelector(".summary");
+    spoken.textContent = found ? found.innerText : "";
     document.title = (words.value.trim() ? words.value.trim() + " – " : "") + "moontide";
   } catch (error) {
     clearTimeout(placeholder);
@@ -133,17 +147,11 @@ window.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   box.classList.remove("dropping");
-  if (event.dataTransfer.files.length) {
-    file.files = event.dataTransfer.files;
-    takePicture(event.dataTransfer.files[0]);
-  }
+  if (event.dataTransfer.files.length) giveFile(event.dataTransfer.files);
 });
 window.addEventListener("paste", (event) => {
   const pasted = event.clipboardData && event.clipboardData.files;
-  if (pasted && pasted.length) {
-    file.files = pasted;
-    takePicture(pasted[0]);
-  }
+  if (pasted && pasted.length) giveFile(pasted);
 });
 window.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.target.matches("input, textarea")) {
