@@ -24,7 +24,16 @@ from moontide.market.query_pictures import LOOK_FIELDS, QueryPictures, looks_of,
 from moontide.market.render.looks import CATEGORIES, COLORS, Look
 from moontide.market.settings import MarketSettings
 from moontide.market.supply import write_open_supply, write_supply
-from moontide.market.words import HIDDEN, NOUN_NEEDS, VISIBLE, brand_names, choices, say, synonyms
+from moontide.market.words import (
+    HIDDEN,
+    NOUN_NEEDS,
+    VISIBLE,
+    brand_names,
+    choices,
+    sample_hidden,
+    say,
+    synonyms,
+)
 
 LARGE = MarketSettings(num_products=3_000, num_merchants=150)
 SMALL = MarketSettings(num_products=60, num_merchants=8)
@@ -82,6 +91,16 @@ def test_every_restricted_noun_is_a_noun_of_some_category_and_never_its_only_one
     assert set(NOUN_NEEDS) <= set(nouns)
     for kind in CATEGORIES.values():
         assert kind.nouns[0] not in NOUN_NEEDS
+
+
+def test_no_feature_contradicts_the_look_or_the_other_feature():
+    metal_mug = Look("mug", "red", "white", "plain", "metal", "tall", "none")
+    candle = Look("candle", "red", "white", "plain", "wax", "jar", "band")
+    draws = [sample_hidden(metal_mug, stream(1, "hidden", number))["feature"] for number in range(60)]
+    assert {len(features) for features in draws} == {1, 2}
+    assert "microwave safe" not in {feature for features in draws for feature in features}
+    draws = [sample_hidden(candle, stream(1, "hidden", number))["feature"] for number in range(200)]
+    assert not any({"scented", "unscented"} <= set(features) for features in draws)
 
 
 def test_brand_names_are_all_different_also_when_there_are_many():
@@ -221,10 +240,13 @@ def test_campaigns_advertise_the_wanted_share_with_positive_bids_and_larger_budg
 # ---- on disk
 
 
-def test_the_files_do_not_depend_on_the_number_of_workers(market, tmp_path):
-    with DatasetWriter(tmp_path / "two", "supply") as writer:
-        write_supply(writer, SMALL, seed=5, workers=2)
-    assert Dataset.open(tmp_path / "two").info["sha256"] == market.info["sha256"]
+def test_the_files_do_not_depend_on_the_number_of_workers(tmp_path):
+    fewer = {"num_products": 26, "images_per_product": 1, "creatives_per_product": 1}  # two chunks of work
+    for workers in (1, 2):
+        with DatasetWriter(tmp_path / str(workers), "supply") as writer:
+            write_supply(writer, SMALL.model_copy(update=fewer), seed=5, workers=workers)
+    first, second = (Dataset.open(tmp_path / str(workers)) for workers in (1, 2))
+    assert first.info["sha256"] == second.info["sha256"]
 
 
 def test_every_reference_leads_to_a_row_and_every_picture_can_be_decoded(market):

@@ -144,7 +144,8 @@ def _title(
         front, audience = [audience + "'s", *front], None
     head = [facts.brand, *front] if has[2] < 0.85 else front
     tail = [f"with {words['detail']}"] if "detail" in words else []
-    tail += [f"for {word}" for word in (audience, use) if word]
+    tail += [f"for {audience}"] if audience else []
+    tail += [f", {use}" if audience else f"for {use}"] if use else []  # "for teens, office"
     tail += [f", {word}" for word in features if word not in in_front]
     if house.manner == "terse":
         parts = [*head, noun, *tail[:2]]
@@ -191,11 +192,13 @@ def _description(facts: Facts, noun: str, rng: np.random.Generator) -> str | Non
         return None
     look, hidden = facts.look, facts.hidden
     word = {key: _word(facts, key, facts.value(key), rng) for key in (*VISIBLE, *HIDDEN)}
+    made_of = _AS_NOUN.get(word["material"], word["material"]).replace("knit", "knit fabric")
+    service = _SERVICE + _CARE[CATEGORIES[look.category].department]
     intro = (
         f"{word['style'].capitalize()} {noun} from {facts.brand}.",
         f"{facts.brand} {noun} made for {word['audience']}.",
         f"Our {noun} by {facts.brand}: a good choice for {word['use']}.",
-        f"{facts.brand} {noun}, material: {word['material']}.",
+        f"{facts.brand} {noun}, material: {made_of}.",
     )
     shown = [word["color"], word["shape"]] + ([word["pattern"]] if look.pattern != "plain" else [])
     shown += [f"with {word['detail']}"] if word["detail"] else []
@@ -204,9 +207,9 @@ def _description(facts: Facts, noun: str, rng: np.random.Generator) -> str | Non
         f"Highlights: {', '.join(hidden['feature'])}.",
         f"Ideal for {word['use']} and a favorite of {word['audience']}.",
         f"Comes {', '.join(kept)}." if kept[0].startswith("with") else f"In detail: {', '.join(kept)}.",
-        f"Made of {word['material']}." if look.material != "wood" else "Made of wood.",
-        _pick(_SERVICE, rng),
-        _pick(_SERVICE, rng),
+        f"Made of {made_of}.",
+        _pick(service, rng),
+        _pick(service, rng),
     )
     count = int(rng.integers(0, 3))
     picked = sorted(rng.choice(len(more), count, replace=False))
@@ -218,11 +221,18 @@ _SERVICE = (
     "Ships within 24 hours.",
     "Packed in a gift box.",
     "Colors may differ slightly from the picture.",
-    "Two years of warranty.",
-    "Please check the size chart before you order.",
-    "Easy to clean with a damp cloth.",
     "Designed in our own studio.",
 )
+_CARE = {
+    "Footwear": ("Please check the size chart before you order.", "Half sizes on request."),
+    "Clothing": ("Please check the size chart before you order.", "Iron on low heat."),
+    "Accessories": ("Two years of warranty.", "One size."),
+    "Kitchen": ("Safe for food.", "Easy to clean with a damp cloth."),
+    "Home": ("Easy to clean with a damp cloth.", "Wrapped with care."),
+    "Electronics": ("Two years of warranty.", "User manual included."),
+    "Leisure": ("Two years of warranty.", "Tested for safety."),
+}
+_AS_NOUN = {"wooden": "wood", "knitted": "knit", "silky": "silk", "enameled": "enamel"}  # of materials
 
 
 def _table(facts: Facts, house: House, rng: np.random.Generator) -> dict[str, list[str]]:
@@ -233,7 +243,8 @@ def _table(facts: Facts, house: House, rng: np.random.Generator) -> dict[str, li
         values = facts.hidden[key] if key in HIDDEN else (facts.value(key),)
         if is_wrong:
             values = (_another(facts, key, other),)
-        words = [word for word in (_word(facts, key, value, rng) for value in values) if word]
+        words = [_word(facts, key, value, rng) for value in values]
+        words = [_AS_NOUN.get(word, word) if key == "material" else word for word in words if word]
         if words and missing >= TABLE_MISSING.get(key, 0.12) * house.carelessness:
             table[key] = words
     return table

@@ -23,11 +23,7 @@ from moontide.market.render.looks import Look
 from moontide.market.render.raster import render
 from moontide.market.render.shots import other_shot, scene_shot, studio_shot
 
-VIEWS = (
-    studio_shot,
-    scene_shot,
-    other_shot,
-)  # of a product's pictures in order; further ones are other views
+VIEWS = (studio_shot, scene_shot, other_shot)  # a product's pictures in order; further ones are other views
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -101,7 +97,7 @@ def draw_photo(task: PhotoTask) -> list[Picture]:
         rng = stream(task.seed, "picture", image_id)
         template, params = sample_creative(rng)
         try:
-            data, box = creative_photo(task.photo, template, params, rng, task.side)
+            data, box = creative_photo(task.photo, template, params, task.side)
         except (ImageError, ValueError, OSError):
             return []
         pictures.append(_picture(image_id, task, data, box, template, params))
@@ -133,7 +129,7 @@ def in_order(
         yield from map(work, tasks)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    waiting: deque[Future[list[Result]]] = deque()
+    waiting: deque[Future[list[Any]]] = deque()
     try:
         while True:
             while len(waiting) < 2 * workers and (batch := list(islice(tasks, chunk))):

@@ -17,7 +17,7 @@ from moontide.foundation.seeds import stream
 from moontide.market.listing import Facts, House, Listing, write_listing
 from moontide.market.render.looks import CATEGORIES, Look, sample_look
 from moontide.market.settings import MarketSettings
-from moontide.market.words import HIDDEN, SELLING_POINTS_OFTEN_BANNED, brand_names, choices
+from moontide.market.words import SELLING_POINTS_OFTEN_BANNED, brand_names, sample_hidden
 
 COLORWAYS = (0.76, 0.14, 0.07, 0.03)  # chance that an SPU has 1, 2, 3 or 4 products
 DEAR = {
@@ -134,7 +134,7 @@ def _sample_group(
     column = _NAMES.index(look.category)
     brand = int(rng.choice(len(brands.names), p=brands.chance[:, column]))
     merchant = merchants[int(rng.choice(len(merchants), p=sizes[look.category]))]
-    hidden = {key: tuple(map(str, _hidden(key, look.category, rng))) for key in HIDDEN}
+    hidden = sample_hidden(look, rng)
     looks = [look]
     for _ in range(int(rng.choice(len(COLORWAYS), p=COLORWAYS))):
         other = sample_look(rng, look.category)
@@ -143,12 +143,6 @@ def _sample_group(
     price = _price(look, float(brands.tier[brand]), rng)
     facts = [Facts(known, brands.names[brand], hidden) for known in looks]
     return _Group(f"s{spu:06d}", facts, merchant, price, float(rng.random()), bool(rng.random() < 0.6))
-
-
-def _hidden(key: str, category: str, rng: np.random.Generator) -> np.ndarray:
-    """One true value, or for features in half of the products two."""
-    count = 2 if key == "feature" and rng.random() < 0.5 else 1
-    return rng.choice(choices(key, category), count, replace=False)
 
 
 def _finish(

@@ -43,7 +43,7 @@ class QueryPictures:
         self.seed, self.side = seed, side
         self._looks = looks_of(source) if isinstance(source, Dataset) else source
         self._photos: dict[str, list[str]] = {}
-        if self._looks is None:
+        if isinstance(source, Dataset) and self._looks is None:
             self._images = source.images
             for row in source.table("products", ["product_id", "image_ids"]).to_pylist():
                 names = [name for name in row["image_ids"] or () if name in self._images]

@@ -195,21 +195,20 @@ def _open_creatives(
 ) -> None:
     """Creatives of every product with a photo: the first photo as it is, and advertisements made from it."""
     ids, titles = products.column("product_id").to_pylist(), products.column("title").to_pylist()
-    photos = {
-        product_id: next((name for name in names or () if name in base.images), None)
-        for product_id, names in zip(ids, products.column("image_ids").to_pylist(), strict=True)
-    }
-    shown = [product_id for product_id in ids if photos[product_id] is not None]
+    photos: dict[str, str] = {}
+    for product_id, names in zip(ids, products.column("image_ids").to_pylist(), strict=True):
+        stored = [name for name in names or () if name in base.images]
+        photos |= {product_id: stored[0]} if stored else {}
 
     def tasks() -> Iterator[PhotoTask]:
-        for product_id in shown:
-            photo = base.images[photos[product_id]]
+        for product_id, image_id in photos.items():
+            photo = base.images[image_id]
             yield PhotoTask(product_id, photo, settings.creatives_per_product, settings.image_side, seed)
 
     album = Album(writer, dict(zip(ids, titles, strict=True)), 0.0, seed)
-    with track(len(shown), "making advertisements from photos") as meter:
-        drawn = in_order(draw_photo, tasks(), _workers(workers, len(shown)))
-        for product_id, pictures in zip(shown, drawn, strict=True):
-            album.add(product_id, pictures, main=photos[product_id])
+    with track(len(photos), "making advertisements from photos") as meter:
+        drawn = in_order(draw_photo, tasks(), _workers(workers, len(photos)))
+        for (product_id, image_id), pictures in zip(photos.items(), drawn, strict=True):
+            album.add(product_id, pictures, main=image_id)
             meter.step()
     album.close()

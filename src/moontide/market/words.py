@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moontide.market.render.looks import CATEGORIES
+from moontide.market.render.looks import CATEGORIES, Look
 
 VISIBLE = ("color", "pattern", "material", "shape", "detail")  # a picture shows them, material least
 HIDDEN = ("feature", "use", "style", "audience")  # only words tell them
@@ -32,7 +32,7 @@ _MATERIALS = {
     "wool": "wool", "felt": "felt, wool felt", "silk": "silk, silky", "velvet": "velvet",
     "rubber": "rubber", "straw": "straw, woven straw", "metal": "metal, steel", "glass": "glass",
     "wood": "wooden, wood", "ceramic": "ceramic, porcelain", "enamel": "enamel, enameled",
-    "plastic": "plastic, ABS", "plush": "plush", "wax": "wax, beeswax",
+    "plastic": "plastic, ABS", "plush": "plush", "wax": "wax, soy wax",
 }  # fmt: skip
 # "value" for all categories, "category:value" where one calls it differently; others are their own word
 _SHAPES = {
@@ -120,6 +120,17 @@ _FEATURES = {
     "skateboard": "silent wheels, extra grip, beginner friendly, handmade, high speed bearings",
     "Toys": "hypoallergenic, machine washable, organic, safety tested, weighted",
 }  # fmt: skip
+# feature -> values of a look that deny it
+_DENIED = {
+    "vegan": "leather patent suede wool silk felt", "microwave safe": "metal", "shatterproof": "glass",
+    "machine washable": "leather patent suede", "organic": "leather", "stretch": "leather",
+    "quick dry": "leather velvet", "breathable": "rubber", "oven safe": "wood", "wireless": "cable",
+    "4K video": "instant", "image stabilized": "instant", "WiFi": "instant",
+}  # fmt: skip
+_EXCLUSIVE = (
+    {"scented", "unscented"}, {"solar powered", "automatic"}, {"artificial", "air purifying"},
+    {"artificial", "self watering"}, {"solar powered", "battery included"},
+)  # fmt: skip
 _USES = {
     "Footwear": "office, gym, travel, party, everyday wear, walking, wedding",
     "high heel": "office, party, wedding, date night, prom",
@@ -237,6 +248,25 @@ def choices(attribute: str, category: str) -> tuple[str, ...]:
     table = {"feature": _FEATURES, "use": _USES, "audience": _AUDIENCES}[attribute]
     closest = next(key for key in (kind.name, kind.group, kind.department) if key in table)
     return tuple(table[closest].split(", "))
+
+
+def sample_hidden(look: Look, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
+    """True values of the hidden attributes: one each, of features in half of the products two.
+
+    No feature contradicts the look (a metal mug is not microwave safe) or the other feature.
+    """
+    hidden = {}
+    for key in HIDDEN:
+        count = 2 if key == "feature" and rng.random() < 0.5 else 1
+        shown = {look.material, look.shape, look.detail}
+        words = [
+            word
+            for word in choices(key, look.category)
+            if key != "feature" or not shown & set(_DENIED.get(word, "").split())
+        ]
+        picked = tuple(map(str, rng.choice(words, count, replace=False)))
+        hidden[key] = picked[:1] if set(picked) in _EXCLUSIVE else picked
+    return hidden
 
 
 def brand_names(num: int, rng: np.random.Generator) -> list[str]:

@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from .looks import CATEGORIES, sample_look
-from .paint import flat, oval
-from .placement import document, place
-from .raster import rasterize
+from moontide.market.render.looks import CATEGORIES, sample_look
+from moontide.market.render.paint import flat, oval
+from moontide.market.render.placement import document, place
+from moontide.market.render.raster import rasterize
 
 _LOOKS_EACH = 6  # looks of each category in the pool
 _SPRITE = 32  # pixels; drawn one to one in a picture of 112
@@ -22,7 +22,7 @@ _UNIT = 100 / 112  # one pixel of such a picture, in units of the document
 
 
 @lru_cache(maxsize=1024)
-def _sprite(category: str, number: int) -> str:
+def sprite(category: str, number: int) -> str:
     """The pool's look as a data address: PNG, the object standing on the middle of the lower edge."""
     rng = np.random.default_rng([number, list(CATEGORIES).index(category)])
     size = rng.uniform(0.7, 0.98)
@@ -37,7 +37,7 @@ def _sprite(category: str, number: int) -> str:
 def companion(rng: np.random.Generator, besides: str, x: float, y: float) -> str:
     """An object of another category than `besides`, standing at (x, y) in percent of the side."""
     names = [name for name in CATEGORIES if name != besides]
-    href = _sprite(names[int(rng.integers(len(names)))], int(rng.integers(_LOOKS_EACH)))
+    href = sprite(names[int(rng.integers(len(names)))], int(rng.integers(_LOOKS_EACH)))
     left = round((x / _UNIT) - _SPRITE / 2) * _UNIT
     top = round((y / _UNIT) - _SPRITE) * _UNIT
     side = f"{_SPRITE * _UNIT:.5f}"

@@ -1,22 +1,22 @@
 """Advertisements: a product, drawn or photographed, on a ground with props, words and a border.
 
 A creative is a template and a small dictionary of strings that can be stored; the same template, parameters
-and
-seed give the same picture. `creative_photo` and `altered_copy` do to real photos what the rest does to
-drawings.
+and seed give the same picture. `creative_photo` and `altered_copy` do to real photos what the rest does to
+drawings. Where the background is a scene, the product stands on its floor: `y` is then the lower edge of the
+product's box, else its middle.
 """
 
 import numpy as np
 
-from .cutout import Cutout, cut_out, photo_of
-from .lettering import width_of, word
-from .looks import COLORS, Look
-from .paint import box, darker, flat, lighter, line, luminance, oval
-from .photos import altered
-from .placement import Box, Placed, document, place, shadow
-from .raster import encode, rasterize
-from .scenery import SCENES, blocks, gradient, pick, plain, prop
-from .shots import Shot, compose
+from moontide.market.render.cutout import cut_out, photo_of
+from moontide.market.render.lettering import width_of, word
+from moontide.market.render.looks import COLORS, Look
+from moontide.market.render.paint import box, darker, flat, lighter, luminance, oval
+from moontide.market.render.photos import altered
+from moontide.market.render.placement import Box, document, place, shadow
+from moontide.market.render.raster import encode, rasterize
+from moontide.market.render.scenery import SCENES, blocks, gradient, pick, plain, prop
+from moontide.market.render.shots import Shot, compose
 
 TEMPLATES: tuple[str, ...] = ("clean", "lifestyle", "banner", "close_up", "framed", "busy")
 WORDS: tuple[str, ...] = (
@@ -62,22 +62,44 @@ def sample_creative(rng: np.random.Generator) -> tuple[str, dict[str, str]]:
     """A template and its parameters, all strings."""
     template = pick(rng, TEMPLATES)
     sizes, backgrounds, props, p_words, borders = _RECIPES[template]
-    wander = 0.04 if template in ("clean", "close_up") else 0.14
+    background = pick(rng, backgrounds)
+    tint, accent = pick(rng, tuple(COLORS)), pick(rng, tuple(COLORS))
+    text = pick(rng, WORDS) if rng.random() < p_words else ""
+    spot = pick(rng, _PLACES)
+    if background in SCENES:
+        spot = spot.replace("bottom", "top")  # the product stands below
+    if template == "banner":
+        spot = spot.split("_")[0]
+    size = rng.uniform(*sizes)
+    x, y = _free_spot(template, background in SCENES, spot if text else "", rng)
+    tilt = rng.uniform(-14, 14) if background not in SCENES and rng.random() < 0.4 else 0
     params = {
-        "background": pick(rng, backgrounds),
-        "tint": pick(rng, tuple(COLORS)),
-        "accent": pick(rng, tuple(COLORS)),
-        "size": f"{rng.uniform(*sizes):.2f}",
-        "x": f"{0.5 + rng.uniform(-wander, wander):.2f}",
-        "y": f"{0.52 + rng.uniform(-wander, wander):.2f}",
-        "tilt": f"{rng.uniform(-14, 14) if rng.random() < 0.4 else 0:.0f}",
+        "background": background,
+        "tint": tint,
+        "accent": accent,
+        "size": f"{size:.2f}",
+        "x": f"{x:.2f}",
+        "y": f"{y:.2f}",
+        "tilt": f"{tilt:.0f}",
         "props": str(int(rng.integers(*props))),
-        "text": pick(rng, WORDS) if rng.random() < p_words else "",
-        "text_place": pick(rng, _PLACES),
+        "text": text,
+        "text_place": spot,
         "border": pick(rng, borders),
         "seed": str(int(rng.integers(1_000_000))),
     }
     return template, params
+
+
+def _free_spot(template: str, is_scene: bool, spot: str, rng: np.random.Generator) -> tuple[float, float]:
+    """Where the product goes, away from the words at `spot` (empty: no words)."""
+    wander = 0.03 if template in ("clean", "close_up") else 0.05 if template == "banner" else 0.1
+    x, y = 0.5 + rng.uniform(-wander, wander), 0.5 + rng.uniform(-wander, wander)
+    if spot.endswith(("left", "right")):
+        x += 0.06 if spot.endswith("left") else -0.06
+    if spot:
+        shift = {"banner": 0.085, "close_up": 0.03}.get(template, 0.06)
+        y += shift if spot.startswith("top") else -shift
+    return x, rng.uniform(0.82, 0.93) if is_scene else y
 
 
 def _checked(template: str, params: dict[str, str]) -> dict[str, str]:
@@ -97,13 +119,13 @@ def _checked(template: str, params: dict[str, str]) -> dict[str, str]:
     return params
 
 
-def _ground(params: dict[str, str], rng: np.random.Generator) -> str:
-    """Background and props."""
+def _ground(params: dict[str, str], rng: np.random.Generator) -> tuple[str, tuple[float, float] | None]:
+    """Background and props, and between which heights (fractions) things stand on it: None in no scene."""
     tint, accent, kind = COLORS[params["tint"]], COLORS[params["accent"]], params["background"]
-    pale, level = lighter(tint, 0.6), 86.0
+    pale, level, floor = lighter(tint, 0.6), 86.0, None
     if kind in SCENES:
         scene = SCENES[kind](rng)
-        svg, level = scene.svg, scene.far
+        svg, level, floor = scene.svg, scene.far, (scene.far / 100, scene.near / 100)
     elif kind == "gradient":
         svg = gradient(lighter(tint, 0.75), lighter(tint, 0.25))
     elif kind == "blocks":
@@ -111,9 +133,16 @@ def _ground(params: dict[str, str], rng: np.random.Generator) -> str:
     else:
         svg = plain(pale)
     spots = rng.permutation(6)[: int(params["props"])]
-    return svg + "".join(
+    props = "".join(
         prop(rng, 8 + spot * 17, level + rng.uniform(0, 4), rng.uniform(0.6, 1)) for spot in spots
     )
+    return svg + props, floor
+
+
+def _center(params: dict[str, str], floor: tuple[float, float] | None) -> tuple[float, float]:
+    """Where the product goes; in a scene its lower edge is kept on the floor."""
+    x, y = float(params["x"]), float(params["y"])
+    return (x, min(max(y, floor[0] + 0.01), floor[1])) if floor else (x, y)
 
 
 def _border(params: dict[str, str]) -> str:
@@ -122,7 +151,15 @@ def _border(params: dict[str, str]) -> str:
     widths = {"thin": ((2, 1.6),), "thick": ((3.5, 7),), "double": ((2, 2), (6, 1.2))}.get(
         params["border"], ()
     )
-    return "".join(line(box(at, at, 100 - 2 * at, 100 - 2 * at), accent, width) for at, width in widths)
+    return "".join(
+        flat(
+            f"{box(at - width / 2, at - width / 2, 100 - 2 * at + width, 100 - 2 * at + width)}"
+            f"M{at + width / 2:g} {at + width / 2:g}v{100 - 2 * at - width:g}h{100 - 2 * at - width:g}"
+            f"v{2 * at + width - 100:g}Z",
+            accent,
+        )
+        for at, width in widths
+    )
 
 
 def _words(params: dict[str, str], template: str) -> str:
@@ -135,10 +172,12 @@ def _words(params: dict[str, str], template: str) -> str:
     height = 14 if template == "banner" else 11
     height = min(height, 88 * height / max(1.0, width_of(text, height)))
     wide = width_of(text, height)
-    y = 17 if spot.startswith("top") else 94
     if template == "banner" or spot in ("top", "bottom"):
-        band = box(0, y - height * 0.73 - 4, 100, height * 0.73 + 8)
-        return flat(band, accent) + word(text, 50 - wide / 2, y, height, ink)
+        deep = height * 0.73 + (9 if template == "banner" else 7)
+        top = 0 if spot.startswith("top") else 100 - deep
+        baseline = top + (deep + height * 0.73) / 2
+        return flat(box(0, top, 100, deep), accent) + word(text, 50 - wide / 2, baseline, height, ink)
+    y = 17 if spot.startswith("top") else 94
     if len(text) <= 4:
         cx, cy = (18 if spot.endswith("left") else 82), (18 if spot.startswith("top") else 82)
         height *= min(1, 25 / wide)
@@ -155,32 +194,26 @@ def creative_shot(look: Look, template: str, params: dict[str, str], rng: np.ran
 
     Args:
         template, params: from `sample_creative`.
-        rng: places the props; a background is drawn from the stored seed, so that it is part of the creative.
+        rng: decides whether the product is mirrored; the background comes from the stored seed.
 
     Raises:
         ValueError: template or parameters are not those of `sample_creative`.
     """
     params = _checked(template, params)
     scene_rng = np.random.default_rng(int(params["seed"]))
-    center = (float(params["x"]), float(params["y"]))
-    placed = place(look, float(params["size"]), center, float(params["tilt"]), mirror=rng.random() < 0.5)
-    return compose(_ground(params, scene_rng), placed, _border(params) + _words(params, template))
+    ground, floor = _ground(params, scene_rng)
+    placed = place(
+        look,
+        float(params["size"]),
+        _center(params, floor),
+        float(params["tilt"]),
+        mirror=rng.random() < 0.5,
+        floor=floor is not None,
+    )
+    return compose(ground, placed, _border(params) + _words(params, template))
 
 
-def _photo_placed(photo: Cutout, params: dict[str, str]) -> Placed:
-    """The cut-out photo as an SVG image, sized and placed as the parameters say."""
-    width, height = photo.width, photo.height
-    scale = 100 * float(params["size"]) / max(width, height)
-    w, h = width * scale, height * scale
-    x, y = 100 * float(params["x"]) - w / 2, 100 * float(params["y"]) - h / 2
-    svg = f'<image x="{x:.2f}" y="{y:.2f}" width="{w:.2f}" height="{h:.2f}" href="{photo.href}"/>'
-    x0, y0, x1, y1 = (float(np.clip(edge / 100, 0, 1)) for edge in (x, y, x + w, y + h))
-    return Placed(svg, (x0, y0, x1, y1))
-
-
-def creative_photo(
-    jpeg: bytes, template: str, params: dict[str, str], rng: np.random.Generator, side: int = 112
-) -> tuple[bytes, Box]:
+def creative_photo(jpeg: bytes, template: str, params: dict[str, str], side: int = 112) -> tuple[bytes, Box]:
     """A real photo as an advertisement, and the box of its subject.
 
     The subject is cut out where the photo's border is nearly one color, else the photo stays a rectangle.
@@ -194,13 +227,21 @@ def creative_photo(
     """
     params = _checked(template, params)
     cutout = cut_out(photo_of(jpeg), max_side=2 * side)
-    if rng.random() < 0.5:
-        cutout = cutout.mirrored()
-    placed = _photo_placed(cutout, params)
-    behind = _ground(params, np.random.default_rng(int(params["seed"])))
-    contact = shadow(placed.box) if cutout.is_cut else ""
-    svg = document(f"{behind}{contact}{placed.svg}{_border(params)}{_words(params, template)}")
-    return encode(rasterize(svg, side)), placed.box
+    ground, floor = _ground(params, np.random.default_rng(int(params["seed"])))
+    subject = cutout.turned(float(params["tilt"])).sized(max(1, round(side * float(params["size"]))))
+    x, y = _center(params, floor)
+    left = round(x * side - subject.width / 2)
+    top = round(y * side - subject.height / (1 if floor else 2))
+    edges = (left, top, left + subject.width, top + subject.height)
+    x0, y0, x1, y1 = (min(max(edge / side, 0.0), 1.0) for edge in edges)
+    contact = shadow((x0, y0, x1, y1)) if cutout.is_cut else ""
+    canvas = rasterize(document(ground + contact), side).convert("RGB")
+    canvas.paste(subject.picture, (left, top), subject.picture)
+    over = _border(params) + _words(params, template)
+    if over:
+        lettering = rasterize(document(over), side)
+        canvas.paste(lettering, (0, 0), lettering)
+    return encode(canvas), (x0, y0, x1, y1)
 
 
 def altered_copy(jpeg: bytes, rng: np.random.Generator, side: int = 112) -> bytes:

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from .looks import COLORS, Look
-from .surface import FINISHES
+from moontide.market.render.looks import COLORS, Look
+from moontide.market.render.surface import FINISHES
 
 RGB = tuple[int, int, int]
 

@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from .cutout import cut_out
-from .placement import document
-from .raster import phone_photo, rasterize
-from .scenery import SCENES, pick
+from moontide.market.render.cutout import cut_out
+from moontide.market.render.placement import document
+from moontide.market.render.raster import phone_photo, rasterize
+from moontide.market.render.scenery import SCENES, pick
 
 
 def _cropped(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -39,9 +39,10 @@ def altered(photo: Image.Image, rng: np.random.Generator, side: int) -> Image.Im
         photo = ImageOps.mirror(photo)
     picture = _regrounded(photo, rng, side) if rng.random() < 0.5 else None
     if picture is None:
-        picture = _cropped(photo, rng).resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        fill = tuple(int(value) for value in np.asarray(picture)[0].mean(axis=0))
-        picture = picture.rotate(float(rng.uniform(-16, 16)), Image.Resampling.BILINEAR, fillcolor=fill)
+        photo.thumbnail((2 * side, 2 * side), reducing_gap=2.0)
+        fill = tuple(int(value) for value in np.median(np.asarray(photo)[[0, -1]], axis=(0, 1)))
+        photo = photo.rotate(float(rng.uniform(-16, 16)), Image.Resampling.BILINEAR, fillcolor=fill)
+        picture = _cropped(photo, rng).resize((side, side), Image.Resampling.BILINEAR)
     picture = ImageEnhance.Color(picture).enhance(float(rng.uniform(0.6, 1.4)))
     picture = ImageEnhance.Contrast(picture).enhance(float(rng.uniform(0.75, 1.25)))
     if rng.random() < 0.4:

@@ -10,12 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from .looks import CATEGORIES, Look
-from .objects import draw
-from .raster import rasterize
-from .surface import definitions
+from moontide.market.render.looks import CATEGORIES, Look
+from moontide.market.render.objects import draw
+from moontide.market.render.raster import rasterize
+from moontide.market.render.surface import definitions
 
 _TRACE_SIDE = 256  # pixels; one pixel is 0.56 units of the 100-unit box, which fills 0.7 of the frame
+ONE_SIDED = frozenset(("clock", "wristwatch"))  # read backwards in a mirror
 
 Box = tuple[float, float, float, float]
 
@@ -69,9 +70,10 @@ def place(
     Args:
         center: fractions of the side; with `floor`, the middle of the box's lower edge.
         angle: tilt in degrees, clockwise.
-        mirror: flip left to right first.
+        mirror: flip left to right first; what carries numerals (`ONE_SIDED`) stays as it is.
         squash: width over natural width, as seen from the side.
     """
+    mirror = mirror and look.category not in ONE_SIDED
     turn = np.deg2rad(angle)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = rotation @ np.diag([-squash if mirror else squash, 1.0])

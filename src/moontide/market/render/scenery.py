@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .paint import RGB, box, darker, flat, lighter, line, mix, oval
+from moontide.market.render.paint import RGB, box, darker, flat, lighter, line, mix, oval
 
 WALLS: tuple[RGB, ...] = (
     (236, 230, 220), (214, 224, 228), (226, 214, 206), (206, 216, 200), (240, 224, 196), (198, 206, 220),

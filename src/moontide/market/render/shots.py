@@ -8,11 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .companions import companion
-from .looks import COLORS, Look
-from .paint import RGB, flat, luminance, mix
-from .placement import Box, Placed, document, place, shadow
-from .scenery import BRIGHTS, SCENES, TINTS, WALLS, WOODS, Backdrop, blocks, pick, plain, prop
+from moontide.market.render.companions import companion
+from moontide.market.render.looks import COLORS, Look
+from moontide.market.render.paint import RGB, flat, luminance, mix
+from moontide.market.render.placement import Box, Placed, document, place, shadow
+from moontide.market.render.scenery import (
+    BRIGHTS,
+    SCENES,
+    TINTS,
+    WALLS,
+    WOODS,
+    Backdrop,
+    blocks,
+    pick,
+    plain,
+    prop,
+)
 
 
 @dataclass(frozen=True)

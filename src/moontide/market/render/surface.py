@@ -8,6 +8,7 @@ one color into another, `s-shadow` a fixed glow or shadow.
 Rasterizing a gradient costs about five times a flat fill, so small parts stay flat.
 """
 
+import math
 import re
 from functools import lru_cache
 
@@ -20,17 +21,17 @@ FINISHES: dict[str, tuple[str, str | None]] = {
     "knit": ("matte", "knit"),
     "cotton": ("matte", None),
     "denim": ("matte", "twill"),
-    "wool": ("matte", "knit"),
-    "felt": ("matte", "nap"),
+    "wool": ("soft", "rib"),
+    "felt": ("soft", "fleck"),
     "silk": ("sheen", None),
     "velvet": ("velvet", None),
-    "rubber": ("satin", None),
+    "rubber": ("rubber", None),
     "straw": ("matte", "basket"),
     "metal": ("metal", None),
     "glass": ("glass", None),
     "wood": ("satin", "wood"),
     "ceramic": ("gloss", None),
-    "enamel": ("gloss", "specks"),
+    "enamel": ("gloss", "speckle"),
     "plastic": ("gloss", None),
     "plush": ("matte", "fur"),
     "wax": ("soft", None),
@@ -68,7 +69,8 @@ _TEXTURES: dict[str, tuple[float, float, str]] = {
     "grain": (
         5,
         5,
-        '<path d="M1 1h1v1h-1ZM3.4 2.6h1v1h-1ZM.4 3.8h1v.8h-1Z" fill="#000" fill-opacity=".16"/>',
+        '<path d="M1 1h1v1h-1ZM3.4 2.6h1v1h-1ZM.4 3.8h1v.8h-1Z" fill="#000" fill-opacity=".2"/>'
+        '<path d="M2.2 .4h1v1h-1ZM1.6 3h1v1h-1Z" fill="#fff" fill-opacity=".22"/>',
     ),
     "nap": (
         6,
@@ -76,10 +78,10 @@ _TEXTURES: dict[str, tuple[float, float, str]] = {
         '<path d="M0 1l2-.6M3 3l2-.6M1 4.4l1.4-.4" stroke="#fff" stroke-opacity=".28" stroke-width=".8"/>',
     ),
     "weave": (
-        3.2,
-        3.2,
-        '<path d="M0 .5h3.2M.5 0v3.2" stroke="#fff" stroke-opacity=".34" stroke-width=".8"/>'
-        '<path d="M0 2h3.2M2 0v3.2" stroke="#000" stroke-opacity=".2" stroke-width=".7"/>',
+        3.6,
+        3.6,
+        '<path d="M0 .6h3.6M.6 0v3.6" stroke="#fff" stroke-opacity=".26" stroke-width=".9"/>'
+        '<path d="M0 2.4h3.6M2.4 0v3.6" stroke="#000" stroke-opacity=".18" stroke-width=".8"/>',
     ),
     "knit": (
         5,
@@ -87,7 +89,12 @@ _TEXTURES: dict[str, tuple[float, float, str]] = {
         '<path d="M0 0l2.5 2.4l2.5-2.4" fill="none" stroke="#000" stroke-opacity=".34" stroke-width="1"/>'
         '<path d="M0 1.6l2.5 2.4l2.5-2.4" fill="none" stroke="#fff" stroke-opacity=".3" stroke-width=".9"/>',
     ),
-    "twill": (3, 3, '<path d="M0 3l3-3" stroke="#fff" stroke-opacity=".42" stroke-width=".8"/>'),
+    "twill": (
+        3.6,
+        3.6,
+        '<path d="M-1 1l2-2M0 3.6l3.6-3.6M2.6 4.6l2-2" stroke="#fff" stroke-opacity=".34" stroke-width=".9"/>'
+        '<path d="M0 1.8l1.8-1.8M1.8 3.6l1.8-1.8" stroke="#000" stroke-opacity=".2" stroke-width=".8"/>',
+    ),
     "basket": (
         6,
         6,
@@ -100,7 +107,25 @@ _TEXTURES: dict[str, tuple[float, float, str]] = {
         '<path d="M0 1.5c10 2 20-2 40 0M0 4.5c14-2 24 2 40 0M0 7.4c8 1 22 1.4 40 0" fill="none" '
         'stroke="#3a1c05" stroke-opacity=".4" stroke-width=".9"/>',
     ),
-    "specks": (9, 9, '<path d="M1 1h1v1h-1ZM6 3h1v1h-1ZM3 6h1v1h-1Z" fill="#fff" fill-opacity=".6"/>'),
+    "rib": (
+        7,
+        6,
+        '<path d="M0 0l2.6 3l2.6-3M0 3l2.6 3l2.6-3" fill="none" stroke="#fff" stroke-opacity=".34" '
+        'stroke-width="1.3"/><path d="M6 0v6" stroke="#000" stroke-opacity=".42" stroke-width="1.6"/>',
+    ),
+    "fleck": (
+        9,
+        8,
+        '<path d="M1 1h1.8v1h-1.8ZM6 4h1.6v1.2h-1.6ZM3 6h1.2v1h-1.2Z" fill="#000" fill-opacity=".3"/>'
+        '<path d="M4.4 2h1.6v1.2h-1.6ZM.6 4.4h1.4v1.2h-1.4ZM7.2 .4h1.2v1h-1.2Z" fill="#fff" '
+        'fill-opacity=".42"/>',
+    ),
+    "speckle": (
+        9,
+        9,
+        '<path d="M1 1h1.4v1.4h-1.4ZM6 3h1.4v1.4h-1.4Z" fill="#fff" fill-opacity=".7"/>'
+        '<path d="M3 6h1.4v1.4h-1.4ZM7 7h1.2v1.2h-1.2Z" fill="#000" fill-opacity=".5"/>',
+    ),
     "fur": (
         6,
         6,
@@ -115,6 +140,7 @@ _GLOSSES: dict[str, str] = {
     "matte": "0w.16 .4w.02 1k.3",
     "soft": "0w.25 .5w.06 1k.18",
     "satin": "0w.1 .22w.36 .5w0 1k.38",
+    "rubber": "0w.12 .14w.14 .24w.52 .34w.46 .46w.04 1k.34",
     "gloss": "0k.08 .13w.1 .2w.72 .3w.62 .4w.04 .62k0 1k.4",
     "sheen": "0k.1 .22w.5 .42k.14 .6w.34 1k.3",
     "velvet": "0w.42 .2w0 .55k.3 .85k.06 1w.26",
@@ -141,6 +167,9 @@ _CLEAR_STOPS = {
 }
 
 
+_LEAST_TILE = 11  # units of a texture's tile: 5 pixels where a product fills half of a picture of 112
+
+
 def _stops(gloss: str, base: str = "") -> str:
     """The <stop> elements of one entry of `_GLOSSES`; mixed into the color `base` if one is given."""
     found = re.findall(r"([\d.]+)([wk])([\d.]+)", _GLOSSES[gloss])
@@ -152,15 +181,20 @@ def _stops(gloss: str, base: str = "") -> str:
             color = "".join(f"{round(part + (light - part) * float(alpha)):02x}" for part in parts)
             stops.append(f'<stop offset="{at}" stop-color="#{color}"/>')
         else:
-            stops.append(
-                f'<stop offset="{at}" stop-color="#{light:02x}{light:02x}{light:02x}" stop-opacity="{alpha}"/>'
-            )
+            color = f"{light:02x}" * 3
+            stops.append(f'<stop offset="{at}" stop-color="#{color}" stop-opacity="{alpha}"/>')
     return "".join(stops)
 
 
-def _tile(name: str, width: float, height: float, body: str) -> str:
-    """One pattern or texture as a <pattern>."""
-    size = f'width="{width}" height="{height}" patternUnits="userSpaceOnUse"'
+def _tile(name: str, width: float, height: float, body: str, least: float = 0) -> str:
+    """One pattern or texture as a <pattern>, its motif repeated until the tile is `least` units a side.
+
+    The renderer rounds a tile to whole pixels: a tile of one or two would come out as one even gray.
+    """
+    across, down = max(1, math.ceil(least / width)), max(1, math.ceil(least / height))
+    spots = [(x * width, y * height) for y in range(down) for x in range(across)]
+    body = "".join(f'<g transform="translate({x:g} {y:g})">{body}</g>' if x or y else body for x, y in spots)
+    size = f'width="{across * width:g}" height="{down * height:g}" patternUnits="userSpaceOnUse"'
     return f'<pattern id="{name}" {size}>{body}</pattern>'
 
 
@@ -179,7 +213,7 @@ def definition(name: str) -> str:
         width, height, body = _PATTERNS[first]
         return _tile(name, width, height, body.replace("#C", "#" + rest[0]))
     if kind == "t":
-        return _tile(name, *_TEXTURES[first])
+        return _tile(name, *_TEXTURES[first], least=_LEAST_TILE)
     if kind == "d":
         stops = f'<stop stop-color="#{rest[0]}"/><stop offset="1" stop-color="#{rest[1]}"/>'
         return _gradient(name, first, stops)

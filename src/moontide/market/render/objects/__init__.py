@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from ..looks import Look
-from ..paint import Brush
-from . import (
+from moontide.market.render.looks import Look
+from moontide.market.render.objects import (
     bags,
     clothing,
     decoration,
@@ -17,6 +16,7 @@ from . import (
     leisure,
     wearables,
 )
+from moontide.market.render.paint import Brush
 
 OBJECTS: dict[str, Callable[[Brush], str]] = {
     "sneaker": footwear.sneaker,

@@ -1,6 +1,18 @@
 """Bags, seen from the front."""
 
-from ..paint import Brush, bow, box, darker, flat, lighter, line, mirrored, oval, star, tube
+from moontide.market.render.paint import (
+    Brush,
+    bow,
+    box,
+    darker,
+    flat,
+    lighter,
+    line,
+    mirrored,
+    oval,
+    star,
+    tube,
+)
 
 _METAL = (222, 190, 96)
 

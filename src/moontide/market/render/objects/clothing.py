@@ -1,6 +1,6 @@
 """Clothes laid flat, seen from the front."""
 
-from ..paint import Brush, bow, box, darker, flat, line, mirrored, oval, star
+from moontide.market.render.paint import Brush, bow, box, darker, flat, line, mirrored, oval, star
 
 _METAL = (214, 190, 120)
 _PALE = (246, 243, 236)

@@ -2,7 +2,7 @@
 
 import math
 
-from ..paint import (
+from moontide.market.render.paint import (
     RGB,
     Brush,
     box,

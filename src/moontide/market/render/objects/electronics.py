@@ -1,6 +1,6 @@
 """Headphones, cameras and phones, seen from the front."""
 
-from ..paint import Brush, box, darker, flat, lighter, line, mirrored, oval, star, tube
+from moontide.market.render.paint import Brush, box, darker, flat, lighter, line, mirrored, oval, star, tube
 
 _STEEL = (200, 204, 210)
 _DARK = (40, 41, 46)

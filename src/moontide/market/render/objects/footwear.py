@@ -1,6 +1,6 @@
 """Shoes, seen from the side with the toe to the right."""
 
-from ..paint import Brush, bow, box, darker, flat, flower, lighter, line, oval, star
+from moontide.market.render.paint import Brush, bow, box, darker, flat, flower, lighter, line, oval, star
 
 _WHITE = (244, 243, 240)
 _METAL = (214, 190, 120)

@@ -2,7 +2,7 @@
 
 import math
 
-from ..paint import Brush, box, darker, flat, lighter, line, mirrored, oval, ring_marks, tube
+from moontide.market.render.paint import Brush, box, darker, flat, lighter, line, mirrored, oval
 
 _WOOD = (128, 82, 48)
 
@@ -12,6 +12,8 @@ _SHADES = {
     "dome": "M16 50C16 22 30 8 50 8C70 8 84 22 84 50Q50 57 16 50Z",
 }
 
+_LIT = {"cone": 34, "drum": 30.5, "dome": 32}  # half the width of the light under a shade
+
 
 def table_lamp(brush: Brush) -> str:
     """A lit table lamp; shapes (of the shade) cone, drum, dome."""
@@ -19,7 +21,7 @@ def table_lamp(brush: Brush) -> str:
     foot = brush.second
     parts = [
         line("M50 50V62", (90, 84, 76), 3.4),
-        flat("M20 51Q50 60 80 51L90 66Q50 74 10 66Z", (255, 236, 160), 0.28),
+        brush.trim(oval(50, 51, _LIT[shape], 5.5), (255, 238, 178), 0.6),  # the lit inside of the shade
     ]
     if detail == "ball":
         parts.append(brush.skin("M44 62H56C76 66 76 86 60 91H40C24 86 24 66 44 62Z", "ball", rgb=foot))
@@ -28,11 +30,9 @@ def table_lamp(brush: Brush) -> str:
         parts.append(brush.skin("M46 54H54L55 88H45Z", "round", rgb=foot))
         parts.append(brush.skin("M45 86H55C70 88 74 92 74 95H26C26 92 30 88 45 86Z", "round", rgb=foot))
     else:
-        parts.append(
-            tube("M50 58L26 94", foot, 4.4)
-            + tube("M50 58L74 94", foot, 4.4)
-            + tube("M50 58V94", darker(foot, 0.2), 4.4)
-        )
+        legs = "M47.5 60L25 96H19L44 60ZM52.5 60L75 96H81L56 60Z"
+        parts.append(brush.skin("M47.6 60V96H52.4V60Z", "round", rgb=darker(foot, 0.2), rim=0.9))
+        parts.append(brush.skin(legs, "round", rgb=foot))
         parts.append(brush.trim(box(44, 56, 12, 6, 2), darker(foot, 0.3)))
     parts.append(
         brush.skin(
@@ -106,57 +106,74 @@ def armchair(brush: Brush) -> str:
     return "".join(parts)
 
 
-_PUFF = (
-    "M50 10"
-    + "".join(
-        f"Q{50 + 50 * math.sin(a + 0.26):.1f} {50 - 47 * math.cos(a + 0.26):.1f} "
-        f"{50 + 43 * math.sin(a + 0.52):.1f} {50 - 40 * math.cos(a + 0.52):.1f}"
-        for a in (i * math.pi / 6 for i in range(12))
-    )
-    + "Z"
-)  # twelve puffed wedges
+_TOP = oval(50, 42, 44, 25)  # the upper face of a round cushion, seen from above and in front
 _CUSHIONS = {
     "square": "M8 8Q50 18 92 8Q82 50 92 92Q50 82 8 92Q18 50 8 8Z",
-    "round": _PUFF,
     "lumbar": "M3 24Q50 32 97 24Q91 50 97 76Q50 68 3 76Q9 50 3 24Z",
 }
 
 
 def cushion(brush: Brush) -> str:
-    """A throw pillow; shapes square, round (pleated), lumbar (wide)."""
+    """A throw pillow; shapes square, round (pleated, lying), lumbar (wide)."""
     shape, detail = brush.look.shape, brush.look.detail
+    if shape == "round":
+        return _round_cushion(brush)
     parts = []
     corners = {
         "square": ((8, 8), (92, 8), (8, 92), (92, 92)),
         "lumbar": ((3, 24), (97, 24), (3, 76), (97, 76)),
-        "round": ((50, 10), (50, 90), (8, 50), (92, 50)),
     }[shape]
     if detail == "tassels":
         for x, y in corners:
-            dx, dy = (0 if x == 50 else 1 if x > 50 else -1), (0 if y == 50 else 1 if y > 50 else -1)
+            dx, dy = (1 if x > 50 else -1), (1 if y > 50 else -1)
             d = (
                 f"M{x} {y}l{7 * dx + 3 * dy} {7 * dy - 3 * dx}M{x} {y}l{8 * dx} {8 * dy}"
                 f"M{x} {y}l{7 * dx - 3 * dy} {7 * dy + 3 * dx}"
             )
             parts.append(line(d, brush.second, 2.4) + flat(oval(x, y, 2.4), darker(brush.second, 0.3)))
     parts.append(brush.skin(_CUSHIONS[shape], "ball"))
-    if shape == "round":
-        folds = ring_marks(50, 50, 6, 40)
-        parts.append(line(folds, brush.seam, 1.2, 0.8))
-    else:
-        creases = "M14 14Q26 22 34 34M86 14Q74 22 66 34M14 86Q26 78 34 66M86 86Q74 78 66 66"
-        if shape == "lumbar":
-            creases = "M9 29Q18 34 26 42M91 29Q82 34 74 42M9 71Q18 66 26 58M91 71Q82 66 74 58"
-        parts.append(line(creases, brush.seam, 1.4, 0.7))
+    creases = "M14 14Q26 22 34 34M86 14Q74 22 66 34M14 86Q26 78 34 66M86 86Q74 78 66 66"
+    if shape == "lumbar":
+        creases = "M9 29Q18 34 26 42M91 29Q82 34 74 42M9 71Q18 66 26 58M91 71Q82 66 74 58"
+    parts.append(line(creases, brush.seam, 1.4, 0.7))
     if detail == "piping":
         parts.append(
             line(_CUSHIONS[shape], darker(brush.second, 0.4), 3.8) + line(_CUSHIONS[shape], brush.second, 2.4)
         )
     elif detail == "button":
-        pulls = (
-            ""
-            if shape == "round"
-            else line("M50 50L40 38M50 50L60 38M50 50L40 62M50 50L60 62", brush.seam, 1.2, 0.8)
-        )
+        pulls = line("M50 50L40 38M50 50L60 38M50 50L40 62M50 50L60 62", brush.seam, 1.2, 0.8)
         parts.append(pulls + brush.trim(oval(50, 50, 5)) + flat(oval(48.5, 48.5, 1.6), (255, 255, 255), 0.6))
+    return "".join(parts)
+
+
+def _round_cushion(brush: Brush) -> str:
+    """A round floor cushion: a pleated side below a face gathered in the middle."""
+    detail = brush.look.detail
+    side = "M6 42C0 54 2 66 10 73C22 84 36 88 50 88C64 88 78 84 90 73C98 66 100 54 94 42Z"
+    turns = [i * math.pi / 12 for i in range(-6, 7)]
+    pleats = "".join(
+        f"M{50 + 44 * math.sin(a):.1f} {42 + 25 * math.cos(a):.1f}"
+        f"Q{50 + 50 * math.sin(a):.1f} {58 + 22 * math.cos(a):.1f} "
+        f"{50 + 42 * math.sin(a):.1f} {68 + 17 * math.cos(a):.1f}"
+        for a in turns
+    )
+    folds = "".join(
+        f"M{50 + 8 * math.sin(a):.1f} {42 + 4 * math.cos(a):.1f}"
+        f"L{50 + 38 * math.sin(a):.1f} {42 + 21.5 * math.cos(a):.1f}"
+        for a in (i * math.pi / 6 for i in range(12))
+    )
+    parts = [brush.skin(side, "round"), flat(side, (0, 0, 0), 0.14), line(pleats, brush.seam, 1.1, 0.8)]
+    parts += [brush.skin(_TOP, "ball"), line(folds, brush.seam, 1.3, 0.8)]
+    if detail == "piping":
+        for d in (_TOP, "M10 73C22 84 36 88 50 88C64 88 78 84 90 73"):
+            parts.append(line(d, darker(brush.second, 0.4), 4) + line(d, brush.second, 2.6))
+    elif detail == "button":
+        parts.append(
+            brush.trim(oval(50, 42, 6.5, 4.4)) + flat(oval(48.5, 40.8, 1.8, 1.2), (255, 255, 255), 0.6)
+        )
+    else:  # a fringe around the lower edge
+        fringe = "".join(
+            f"M{50 + 42 * math.sin(a):.1f} {68 + 17 * math.cos(a):.1f}v9" for a in (t * 0.94 for t in turns)
+        )
+        parts.insert(0, line(fringe, darker(brush.second, 0.35), 4.4) + line(fringe, brush.second, 3))
     return "".join(parts)

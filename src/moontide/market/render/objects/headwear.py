@@ -1,8 +1,9 @@
 """Caps and hats."""
 
-from ..paint import Brush, bow, darker, flat, flower, lighter, line, oval, star
+from moontide.market.render.paint import Brush, bow, darker, flat, flower, lighter, line, oval, star
 
 _PALE = (246, 243, 236)
+_LETTER = "M50 58L58 39L66 58M53.5 52H62.5"  # an A, the same in mirrored views
 _BRIMS = {
     "baseball": "M52 66C66 60 88 62 97 72C99 76 96 79 92 78C80 72 64 72 50 74Z",
     "trucker": "M52 66C66 60 88 62 97 72C99 76 96 79 92 78C80 72 64 72 50 74Z",
@@ -40,9 +41,7 @@ def cap(brush: Brush) -> str:
     if detail == "logo":
         parts.append(brush.trim(oval(58, 48, 9.5, 10.5), _PALE) + flat(star(58, 48, 8), brush.mark))
     elif detail == "letter":
-        parts.append(
-            line("M52 58V39L64 58V39", brush.edge, 5.6) + line("M52 58V39L64 58V39", brush.second, 3.6)
-        )
+        parts.append(line(_LETTER, brush.edge, 5.6) + line(_LETTER, brush.second, 3.6))
     elif detail == "band":
         parts.append(line("M8.5 65C26 73 58 73 78 65", brush.second, 4.6))
     return "".join(parts)

@@ -1,6 +1,20 @@
 """Things of the kitchen and the table, seen from slightly above."""
 
-from ..paint import RGB, Brush, box, darker, flat, flower, heart, lighter, line, mix, oval, star, tube
+from moontide.market.render.paint import (
+    RGB,
+    Brush,
+    box,
+    darker,
+    flat,
+    flower,
+    heart,
+    lighter,
+    line,
+    mix,
+    oval,
+    star,
+    tube,
+)
 
 _COFFEE = (92, 54, 30)
 _WOOD = (150, 96, 54)

@@ -2,7 +2,21 @@
 
 import math
 
-from ..paint import Brush, bow, box, darker, flat, heart, lighter, line, mirrored, mix, oval, star, tube
+from moontide.market.render.paint import (
+    Brush,
+    bow,
+    box,
+    darker,
+    flat,
+    heart,
+    lighter,
+    line,
+    mirrored,
+    mix,
+    oval,
+    star,
+    tube,
+)
 
 _WOOD = (132, 84, 48)
 _METAL = (206, 208, 214)
@@ -272,6 +286,11 @@ def skateboard(brush: Brush) -> str:
         parts.append(
             flat(star(50, 20.5, 9), brush.second) + line(star(50, 20.5, 9), darker(brush.second, 0.45), 0.7)
         )
-    bolts = "".join(oval(x + dx, y, 1.1) for x in (24, 76) for dx in (-3.5, 3.5) for y in (17, 24))
-    parts.append(flat(bolts, (240, 240, 242) if detail == "bolts" or sum(brush.main) < 380 else (60, 60, 64)))
+    spots = [(x + dx, y) for x in (24, 76) for dx in (-3.5, 3.5) for y in (17, 24)]
+    if detail == "bolts":
+        parts.append(brush.trim("".join(oval(x, y, 2.3) for x, y in spots), rim=0.7))
+        parts.append(flat("".join(oval(x, y, 0.8) for x, y in spots), (250, 250, 250)))
+    else:
+        heads = "".join(oval(x, y, 1.1) for x, y in spots)
+        parts.append(flat(heads, (240, 240, 242) if sum(brush.main) < 380 else (60, 60, 64)))
     return f'<g transform="rotate(-14 50 50) translate(0 22)">{"".join(parts)}</g>'

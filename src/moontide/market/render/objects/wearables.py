@@ -3,7 +3,18 @@
 import math
 from itertools import pairwise
 
-from ..paint import Brush, box, darker, flat, lighter, line, mirrored, oval, ring_marks, tube
+from moontide.market.render.paint import (
+    Brush,
+    box,
+    darker,
+    flat,
+    lighter,
+    line,
+    mirrored,
+    oval,
+    ring_marks,
+    tube,
+)
 
 _STEEL = (200, 204, 210)
 _GOLD = (222, 186, 92)
@@ -30,6 +41,9 @@ def wristwatch(brush: Brush) -> str:
                 1,
             )
         )
+    elif brush.look.material == "rubber":  # grooves across instead of stitches along
+        grooves = "".join(f"M40 {y}H60" for y in (7, 13, 19, 79, 85, 91))
+        parts.append(line(grooves, brush.seam, 2.2))
     else:
         parts.append(brush.stitch("M39 6L37 26M61 6L63 26M39 94L37 76M61 94L63 76", 0.9))
         parts.append(flat(oval(50, 82, 1.4) + oval(50, 88, 1.4) + oval(50, 94, 1.4), brush.edge))
@@ -64,11 +78,10 @@ def _dial(brush: Brush, detail: str, ink: tuple[int, int, int]) -> str:
             ink,
         )
     if detail == "date":
-        return (
-            marks
-            + brush.trim(box(59, 46, 8, 7, 1), (250, 249, 244))
-            + line("M61.5 49.500h3", (34, 36, 44), 1.4)
+        window = brush.trim(
+            box(55, 44.5, 12, 10, 1.5), (250, 249, 244) if ink[0] > 100 else (34, 36, 44), 1.4
         )
+        return marks + window + line("M59 47v5M63 47h1.2v5", (206, 38, 44) if ink[0] > 100 else ink, 1.3)
     return marks
 
 
@@ -86,7 +99,8 @@ def sunglasses(brush: Brush) -> str:
     lens = _LENSES[shape]
     glass = {"dark": (34, 36, 44), "mirror": lighter(brush.second, 0.15), "fade": (90, 72, 60)}[detail]
     temple = tube("M8 40C4 30 10 24 20 22L34 20", darker(brush.main, 0.25), 4)
-    width = 2.6 if shape == "aviator" and brush.look.material == "metal" else 4.6
+    material = brush.look.material
+    width = 2.8 if material == "metal" else 5.2 if material == "wood" else 4.6
     half = flat(lens, glass)
     if detail == "fade":
         half += flat(lens, (250, 240, 226), 0.12) + f'<path d="{lens}" fill="url(#d-down-2a2622-c8a888)"/>'
@@ -94,16 +108,23 @@ def sunglasses(brush: Brush) -> str:
         half += f'<path d="{lens}" fill="url(#g-diag-{"gloss" if detail == "mirror" else "satin"})"/>'
     half += flat("M16 60L30 40L36 40L20 63Z", (255, 255, 255), 0.4 if detail != "mirror" else 0.65)
     half += line(lens, brush.edge, width + 1.6) + line(lens, brush.main, width)
+    if material == "wood":  # grain along the frame
+        half += line(lens, darker(brush.main, 0.45), 1.6, dash="9 3") + line(
+            lens, lighter(brush.main, 0.5), 0.9, dash="3 5"
+        )
     if brush.look.pattern != "plain":
         pattern = f'stroke="#%02x%02x%02x" stroke-width="{width - 1}" stroke-dasharray="%s"' % (
             *brush.second,
             "3 3" if brush.look.pattern == "stripes" else "1 4",
         )
         half += f'<path d="{lens}" fill="none" {pattern}/>'
-    if brush.look.material == "wood":
-        half += line(lens, darker(brush.main, 0.4), 0.9, dash="7 2")
-    half += line(lens, lighter(brush.main, 0.55), 0.8, 0.8, dash="14 90")
+    if material == "metal":
+        half += line(lens, (255, 255, 255), 1, 0.75, dash="10 6")
+    elif material == "plastic":
+        half += line(lens, lighter(brush.main, 0.55), 1.4, 0.9, dash="14 90")
     bridge = tube("M45 46Q50 40 55 46", brush.main, width + 0.6)
+    if material == "metal":  # nose pads
+        bridge += flat(oval(45.5, 53, 1.5, 3) + oval(54.5, 53, 1.5, 3), (236, 232, 224))
     if shape == "aviator":
         bridge += tube("M40 36H60", brush.main, 3)
     return temple + mirrored(temple) + half + mirrored(half) + bridge
