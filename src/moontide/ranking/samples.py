@@ -153,7 +153,7 @@ class Samples:
         return values.to_numpy(zero_copy_only=False)
 
     def save(self, path: Path | str) -> None:
-        """Write the samples into a folder of Parquet files; it appears, or replaces another, when complete."""
+        """Write the samples into a folder of Parquet files; when complete it appears, or replaces another."""
         path = Path(path)
         with new_folder(path, replace=True) as folder:
             columns: dict[str, Any] = {"event_id": self.event_id}

@@ -7,6 +7,7 @@ the same quantity with less noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,6 +115,10 @@ def outcome_results(outcome: Outcome, before: int = 0, after: int = 1) -> dict:
             "difference": vars(found.difference),
             "lift": vars(found.lift),
             "p_value": found.p_value,
-            "resolvable_lift": resolvable_difference(found.difference.standard_error) / found.value_a,
+            "resolvable_lift": _share(resolvable_difference(found.difference.standard_error), found.value_a),
         }
     return {"arms": arms, "compared": compared}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan

@@ -1,0 +1,139 @@
+"""Counts of an experiment become comparisons; tables of a study become means over markets."""
+
+import math
+
+import numpy as np
+import pytest
+from micro import MICRO
+
+from moontide.catalog.dataset import Dataset
+from moontide.foundation.errors import DataError, SettingsError
+from moontide.market.policy import PopularityPolicy, RandomPolicy
+from moontide.market.world import World
+from moontide.ranking.models import ClickSettings
+from moontide.ranking.score import ClickScorer
+from moontide.studies.arms import ClickPolicy
+from moontide.studies.clicks import arms_of
+from moontide.studies.content import content_cells, content_markdown, content_tables
+from moontide.studies.experiment import (
+    ExperimentSettings,
+    Outcome,
+    outcome_results,
+    run_experiment,
+    split_shoppers,
+)
+
+
+@pytest.fixture
+def world(micro_run):
+    return World.open(Dataset.open(micro_run.path / "dataset"))
+
+
+def scorer_of(micro_run, name):
+    from moontide.center.store import VectorStore
+    from moontide.ranking.samples import Samples
+
+    store = VectorStore.open(micro_run.path / "center", must_exist=True)
+    samples = Samples.load(micro_run.path / "samples")
+    return ClickScorer.load(micro_run.path / "ranking" / name, None, store, samples=samples)
+
+
+def test_a_lift_is_the_ratio_of_the_arms_and_its_interval_comes_from_shoppers():
+    arm_of = np.array([0, 0, 0, 1, 1, 1])
+    counts = {"clicks": np.array([1, 2, 3, 2, 4, 6.0]), "impressions": np.array([10, 20, 30, 10, 20, 30.0])}
+    found = Outcome(("a", "b"), arm_of, counts).compare(0, 1, "clicks")
+    assert (found.value_a, found.value_b) == (0.1, 0.2)
+    assert found.lift.value == pytest.approx(1.0)
+    assert found.lift.low == pytest.approx(1.0)  # every shopper has the very same ratio
+
+
+def test_shoppers_without_an_impression_are_no_cluster():
+    arm_of = np.array([0, 0, 0, 1, 1])
+    counts = {"clicks": np.array([1, 1, 0, 1, 2.0]), "impressions": np.array([10, 9, 0, 10, 9.0])}
+    with_idle = Outcome(("a", "b"), arm_of, counts).compare(0, 1, "clicks")
+    busy = {name: np.delete(value, 2) for name, value in counts.items()}
+    assert Outcome(("a", "b"), np.delete(arm_of, 2), busy).compare(0, 1, "clicks") == with_idle
+
+
+def test_the_split_is_fixed_by_id_and_salt_and_about_even(world):
+    one, again = split_shoppers(world, 2, "x"), split_shoppers(world, 2, "x")
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, split_shoppers(world, 2, "y"))
+    assert 0.25 < one.mean() < 0.75
+
+
+def test_a_popular_shop_beats_a_random_one_in_true_chances(world):
+    policies = [RandomPolicy(8), PopularityPolicy(world)]
+    outcome = run_experiment(world, policies, ExperimentSettings(num_requests=1_500, days=3), seed=1)
+    results = outcome_results(outcome)
+    assert [row["arm"] for row in results["arms"]] == ["random", "popularity"]
+    assert results["compared"]["true chance of a click"]["lift"]["value"] > 0
+    clicks = sum(row["clicks"] for row in results["arms"])
+    expected = sum(row["expected_clicks"] for row in results["arms"])
+    assert abs(clicks - expected) < 4 * math.sqrt(expected)
+
+
+def test_the_same_seed_plays_the_same_experiment(micro_run):
+    settings, results = ExperimentSettings(num_requests=200, days=1), []
+    for _ in range(2):
+        world = World.open(Dataset.open(micro_run.path / "dataset"))
+        policies = [ClickPolicy(name, scorer_of(micro_run, name), world) for name in ("id", "content")]
+        results.append(outcome_results(run_experiment(world, policies, settings, seed=4)))
+    assert results[0] == results[1]
+
+
+def test_a_click_policy_remembers_its_own_arm_alone(micro_run, world):
+    scorers = [scorer_of(micro_run, name) for name in ("id", "content")]
+    before = [scorer.state._all.copy() for scorer in scorers]
+    policies = [ClickPolicy(f"{at}", scorer, world) for at, scorer in enumerate(scorers)]
+    outcome = run_experiment(world, policies, ExperimentSettings(num_requests=200, days=1))
+    for arm, scorer in enumerate(scorers):
+        seen = scorer.state._all - before[arm]
+        assert seen[0] == outcome.total(arm, "impressions")
+        assert seen[1] == outcome.total(arm, "clicks")
+
+
+def test_a_click_model_of_another_dataset_is_refused(micro_run, world):
+    world.shelf.product_ids.reverse()
+    with pytest.raises(DataError, match="are of different datasets"):
+        ClickPolicy("id", scorer_of(micro_run, "id"), world)
+
+
+def test_an_unknown_arm_is_refused_by_name():
+    with pytest.raises(SettingsError, match="no arm is called pixels: the arms are id, id_attributes"):
+        arms_of(ClickSettings(), ["id", "pixels"])
+    assert [arm.is_permuted for arm in arms_of(ClickSettings(), ["content", "permuted"])] == [False, True]
+
+
+def study_row(kind, market, seed, gain, auc):
+    entry = {"slice": "all", "before": "id", "after": "content", "resolvable": 0.01, "closed": 0.5}
+    entry |= {"difference": {"value": gain}, "gauc": {"value": gain / 2}}
+    models = [{"slice": "all", "model": "id", "auc": auc, "gauc": auc}]
+    line = {"protocol": "title -> photo", "gallery": "all", "n": 5, "size": 9, "recall@1": 0.1}
+    line |= {"recall@10": 0.2, "chance@10": 0.05}
+    return {
+        "settings": {"kind": kind, "market_seed": market, "seed": seed},
+        "result": {"clicks": {"gains": [entry], "table": models}, "retrieval": {"table": [line]}},
+    }
+
+
+def test_a_study_averages_seeds_within_markets_and_takes_its_interval_over_markets():
+    gains = {(0, 0): 0.01, (0, 1): 0.03, (1, 0): 0.04, (1, 1): 0.04, (2, 0): 0.06, (2, 1): 0.06}
+    rows = [study_row("default", market, seed, gain, 0.6) for (market, seed), gain in gains.items()]
+    tables = content_tables(rows)
+    found = next(
+        line for line in tables["gains"]
+        if line["slice"] == "all" and line["comparison"] == "content over id"
+    )  # fmt: skip
+    assert found["AUC"].value == pytest.approx(0.04)  # means 0.02, 0.04, 0.06
+    assert found["AUC"].high - found["AUC"].value == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
+    assert (found["least"], found["most"]) == (0.01, 0.06)
+    assert "content over id" in content_markdown(tables)
+
+
+def test_the_cells_of_a_study_cover_markets_before_seeds():
+    cells = content_cells(MICRO, market_seeds=2, training_seeds=2)
+    assert [cell.name for cell in cells[:4]] == [
+        "default-market0-seed0", "blind-market0-seed0", "default-market1-seed0", "blind-market1-seed0",
+    ]  # fmt: skip
+    assert len(cells) == 8
