@@ -171,6 +171,23 @@ def test_a_picture_whose_header_is_no_picture_is_broken_too(tmp_path, store):
     assert report.counts["product"].reasons == {"not_an_image": 2}
 
 
+def test_words_stand_in_for_a_sound_picture_that_the_encoder_refuses(tmp_path, store):
+    with DatasetWriter(tmp_path / "data", "long") as writer:
+        writer.add_image("i", picture(1))
+        row = {"product_id": "p", "title": "thing", "image_ids": ["i"]}
+        writer.put("products", [row, row | {"product_id": "q", "title": ""}])
+
+    class Strict(FakeEncoder):
+        def prepare(self, item):
+            if item.images:
+                raise ImageError("too_long", "a picture of that shape is refused")
+            return super().prepare(item)
+
+    report = embed_catalog(Dataset.open(tmp_path / "data"), Strict(), store, settings=PRODUCTS)
+    assert (report.encoded, report.failed) == (1, 1)
+    assert report.counts["product"].reasons == {"too_long": 2}
+
+
 @pytest.mark.parametrize("num", [64, 256])
 def test_what_is_in_memory_does_not_grow_with_the_catalog(tmp_path, store, num, monkeypatch):
     dataset, encoder = write_dataset(tmp_path / "data", num=num), FakeEncoder()

@@ -146,6 +146,24 @@ def test_a_broken_picture_and_too_many_are_refused(make_encoder):
         encoder.prepare({"image": [jpeg()] * 3})
 
 
+def test_what_is_remembered_of_items_is_bounded_and_changes_nothing(make_encoder):
+    backbone = make_encoder().backbone
+    texts = [f"red square number {n}" for n in range(60)]
+    fresh = [make_encoder().prepare(text) for text in texts[:3]]
+    with backbone.remembering(20):
+        for text in texts:
+            backbone.prepare(text)
+            assert len(backbone._layouts) <= 20
+        again = [backbone.prepare(text) for text in texts[:3]]
+    assert not backbone._layouts
+    for one, other in zip(fresh, again, strict=True):
+        assert np.array_equal(one.ids, other.ids)
+        assert np.array_equal(one.positions, other.positions)
+        assert one.spans == other.spans
+    with pytest.raises(ValueError, match="read-only"):
+        again[0].ids[0] = 0  # shared: no caller may write into it
+
+
 def test_the_cost_of_an_item_is_known_before_it_is_decoded(make_encoder):
     encoder = make_encoder()
     for item in ("red cross", {"image": jpeg()}, {"image": [jpeg(), jpeg()], "text": "green bar"}):

@@ -1,5 +1,6 @@
 """Vectors of a MoonEncoder: invariances, folders, published layouts, slots."""
 
+import json
 import subprocess
 import sys
 
@@ -10,14 +11,16 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from moontide.encoder.model import processor as processors
 from moontide.encoder.model.backbone import Backbone, BackboneSettings
 from moontide.encoder.model.encoder import EncoderSettings, MoonEncoder, token_batches
 from moontide.encoder.model.inputs import Item
 from moontide.encoder.model.matryoshka import Matryoshka, prefix, prefix_of
+from moontide.encoder.model.norm import QuickNorm
 from moontide.encoder.model.pooling import pool
-from moontide.foundation.errors import CheckpointError, SettingsError
+from moontide.foundation.errors import CheckpointError, SettingsError, StorageError
 
 RNG = np.random.default_rng(0)
 
@@ -60,6 +63,32 @@ def test_attention_is_a_switch_and_last_pooling_sees_the_whole_item(make_encoder
     np.testing.assert_allclose(states[0, 0].detach(), states[1, 0].detach(), atol=1e-6)
     states = causal.backbone.states(features, "bidirectional")
     assert (states[0, 0] - states[1, 0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 16), (2, 5, 4, 8)])
+def test_the_quick_norm_and_its_gradients_are_those_of_upstream(shape):
+    generator = torch.Generator().manual_seed(0)
+    theirs, ours = Qwen3VLTextRMSNorm(shape[-1]), QuickNorm(shape[-1])
+    weight = 1 + torch.randn(shape[-1], generator=generator) / 2
+    grad = torch.randn(shape, generator=generator)
+    found = []
+    for norm in (theirs, ours):
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = norm(x)
+        y.backward(grad)
+        found.append((y.detach(), x.grad, norm.weight.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-6)
+    half = torch.ones(shape, dtype=torch.bfloat16)
+    assert torch.equal(theirs(half), ours(half))
+
+
+def test_every_norm_of_a_qwen3_decoder_takes_the_short_way(make_encoder):
+    norms = [m for m in make_encoder().backbone.language.modules() if isinstance(m, Qwen3VLTextRMSNorm)]
+    assert len(norms) == 5  # four a layer, one behind them all
+    assert {type(norm) for norm in norms} == {QuickNorm}
 
 
 def test_pooling_leaves_padding_out():
@@ -148,7 +177,7 @@ def test_our_pixels_equal_those_of_the_upstream_processor(make_encoder):
     assert np.abs((ours / 255 - 0.5) / 0.5 - one_frame).max() < gray_level / 100
 
 
-def published_qwen3(make_encoder, folder, shape_kept=True):
+def published_qwen3(make_encoder, folder):
     """A folder as published: a transformers model and its processor, nothing of ours."""
     backbone = make_encoder().backbone
     backbone.model.save_pretrained(folder)
@@ -177,7 +206,18 @@ def published_qwen25(make_encoder, folder):
     processors.save_processor(processors.qwen25.Qwen2_5_VLProcessor(images, tokenizer), folder)
 
 
-@pytest.mark.parametrize("publish", [published_qwen3, published_qwen25])
+def published_qwen3_embedding(make_encoder, folder):
+    """As Qwen3-VL-Embedding is published: a Qwen3-VL with sentence-transformers' modules around it."""
+    published_qwen3(make_encoder, folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize("publish", [published_qwen3, published_qwen3_embedding, published_qwen25])
 def test_a_folder_laid_out_like_a_published_model_loads_and_saves(make_encoder, tmp_path, publish):
     publish(make_encoder, tmp_path / "published")
     settings = BackboneSettings(max_pixels=112 * 112, before="<|im_start|>user\n", after="<|im_end|>")
@@ -222,9 +262,42 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="is a bert: the encoder takes qwen3_vl"):
         MoonEncoder(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file: name the folder of a model"):
+        MoonEncoder(tmp_path / "config.json")
     (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="no model can be loaded"):  # empty
+        MoonEncoder(tmp_path)
+    (tmp_path / "notes.txt").write_text("no model")
     with pytest.raises(CheckpointError, match="no model can be loaded"):
         MoonEncoder(tmp_path)
+
+
+def test_a_sentence_transformers_folder_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    kind = "sentence_transformers.models.Transformer"
+    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": kind}]))
+    with pytest.raises(CheckpointError, match="is a bert: the encoder takes qwen3_vl"):
+        MoonEncoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", None),
+        ("model.safetensors", b"cut off"),
+        ("tokenizer.json", b"{"),
+        ("modules.json", b"{"),
+        ("moontide_backbone.json", b"{"),
+        ("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "moontide.encoder.gone.Gone"}]'),
+    ],
+)
+def test_a_broken_folder_gives_one_clear_sentence(make_encoder, tmp_path, file, content):
+    make_encoder().save(tmp_path)
+    (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
+    with pytest.raises((CheckpointError, StorageError)) as refused:
+        MoonEncoder(tmp_path, device="cpu")
+    assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_adapters_train_alone_and_are_folded_in_when_saved(make_encoder, tmp_path):

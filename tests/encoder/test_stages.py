@@ -1,12 +1,11 @@
 """Pretraining and post-training: what they see, gradients in pieces, resume, and that they learn."""
 
 import itertools
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from moontide.catalog.dataset import Dataset
 from moontide.encoder.benchmark import recall_at
 from moontide.encoder.model.inputs import product_item
 from moontide.encoder.objectives.infonce import Temperature
@@ -198,26 +198,37 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     return found
 
 
-def test_gradients_in_pieces_equal_those_of_the_whole_batch(make_encoder, catalog):
-    encoder = make_encoder()
-    modules = nn.ModuleDict({"encoder": encoder, "temperature": Temperature()})
+def test_gradients_in_pieces_and_in_batches_by_length_equal_those_of_one_pass(
+    make_encoder, catalog, monkeypatch
+):
+    encoder, temperature = make_encoder(), Temperature()
+    modules = nn.ModuleList([encoder, temperature])
     pairs = pairs_of(encoder, catalog)
     for step in (0, 3):
-        whole = step_of(modules, pairs, QUICK)(step)
+        with monkeypatch.context() as one_pass:
+            one_pass.setattr(encoder, "forward_by_length", encoder.forward_prepared)
+            whole = step_of(encoder, temperature, pairs, QUICK)(step)
         expected = gradients(modules)
-        pieces = step_of(modules, pairs, QUICK.but(mini_batch_tokens=30))(step)
-        for a, b in zip(gradients(modules), expected, strict=True):
-            torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-4)
+        with monkeypatch.context() as short:
+            short.setattr(encoder, "forward_by_length", partial(encoder.forward_by_length, batch_tokens=30))
+            by_length = step_of(encoder, temperature, pairs, QUICK)(step)
+        found = {"by length": gradients(modules)}
+        pieces = step_of(encoder, temperature, pairs, QUICK.but(mini_batch_tokens=30))(step)
+        found["pieces"] = gradients(modules)
+        for way in found.values():
+            for a, b in zip(way, expected, strict=True):
+                torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-4)
         assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert by_length["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
 def test_answers_in_mini_batches_give_the_gradient_of_the_whole(make_encoder, catalog):
     backbone = make_encoder().backbone
     questions = Catalog(catalog, Pictures(catalog.images, backbone.pixels)).questions(0, 9)
     asked = [ask(backbone, question) for question in questions]
-    whole = answer_gradients(backbone, asked)
+    whole = answer_gradients(backbone, asked, 10**6)
     expected = gradients(backbone)
-    assert answer_gradients(backbone, asked, 4)["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert answer_gradients(backbone, asked, 60)["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     for a, b in zip(gradients(backbone), expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-4)
 
@@ -311,44 +322,39 @@ def test_a_resumed_stage_ends_like_an_uninterrupted_one(make_encoder, catalog, t
     assert equal(again, whole)
 
 
-@pytest.mark.slow
-def test_a_stage_killed_in_the_middle_goes_on_to_the_same_weights(catalog, tmp_path):
-    program = textwrap.dedent(
-        """
-        import sys, torch
-        from pathlib import Path
-        from moontide.catalog.dataset import Dataset
-        from moontide.encoder.model.encoder import EncoderSettings, MoonEncoder
-        from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
-        from moontide.foundation.runs import Run
-        torch.set_num_threads(1)
-        dataset = Dataset.open(sys.argv[1])
-        titles = [product.title for product in dataset.products()]
-        settings = EncoderSettings(depth=2, image_side=56, vocab_size=320, dim=32, widths=(8, 16, 32))
-        encoder = MoonEncoder.tiny(titles, settings, device="cpu")
-        asked = PosttrainSettings(num_steps=30, batch_size=8, checkpoint_every=3, log_every=1)
-        posttrain(encoder, dataset, asked, Run.start(Path(sys.argv[2]), "test", {}, 0))
-        print(encoder.fingerprint())
-        """
-    )
-    environment = {**os.environ, "MOONTIDE_THREADS": "1"}
+def _posttrain_there(path, run: Path, make_encoder, answers) -> None:
+    """What the processes of the next test do; they are forked: importing PyTorch anew takes seconds."""
+    encoder = make_encoder()
+    settings = PosttrainSettings(num_steps=30, batch_size=8, checkpoint_every=3, log_every=1)
+    posttrain(encoder, Dataset.open(path), settings, Run.start(run, "test", {}, 0))
+    answers.put(encoder.fingerprint())
 
-    def start(name: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", program, str(catalog.path), str(tmp_path / name)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
-    killed = start("killed")
+def test_a_stage_killed_in_the_middle_goes_on_to_the_same_weights(make_encoder, catalog, tmp_path):
+    context = multiprocessing.get_context("fork")
+
+    def start(name: str):
+        answers = context.Queue()
+        arguments = (catalog.path, tmp_path / name, make_encoder, answers)
+        process = context.Process(target=_posttrain_there, args=arguments)
+        process.start()
+        return process, answers
+
+    killed, _ = start("killed")
     checkpoints: Path = tmp_path / "killed" / "checkpoints" / "posttrain"
     give_up = time.monotonic() + 100
-    while not list(checkpoints.glob("step-*.pt")) and killed.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert killed.returncode == -signal.SIGKILL
+    while not list(checkpoints.glob("step-*.pt")) and killed.is_alive() and time.monotonic() < give_up:
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert len(Run.open(tmp_path / "killed").metrics()) < 30
-    both = [start(name) for name in ("killed", "whole")]
-    resumed, whole = (process.communicate(timeout=120)[0] for process in both)
-    assert resumed == whole != ""
+    ends = []
+    for name in ("killed", "whole"):
+        process, answers = start(name)
+        ends.append(answers.get(timeout=100))
+        process.join()
+    assert ends[0] == ends[1]
     first, second = (Run.open(tmp_path / name).metrics() for name in ("killed", "whole"))
     assert first == second
     assert len(first) == 30

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moontide.encoder import twotower
 from moontide.encoder.benchmark import recall_at
 from moontide.encoder.twotower import TwoTowerSettings, train_two_tower
 from moontide.encoder.verbs import app
@@ -44,10 +45,12 @@ def test_any_form_has_a_unit_vector_and_neighbors_do_not_matter(catalog):
     np.testing.assert_allclose(vectors, alone, atol=1e-5)
 
 
-def test_a_budget_in_seconds_becomes_steps(catalog):
-    _, results = train_two_tower(catalog, SMALL.but(seconds=0.5))
-    assert results["steps"] >= 1
-    assert results["steps"] != SMALL.num_steps
+def test_a_budget_in_seconds_becomes_steps(catalog, monkeypatch):
+    _, results = train_two_tower(catalog, SMALL.but(seconds=1e-9))
+    assert results["steps"] == 1  # measured, whatever the machine
+    monkeypatch.setattr(twotower, "_seconds_a_step", lambda *_: 0.25)
+    _, results = train_two_tower(catalog, SMALL.but(seconds=2.0))
+    assert results["steps"] == results["steps_here"] == 8
 
 
 def test_the_command_prints_the_vector_of_a_text_and_a_picture(make_encoder, catalog, tmp_path):

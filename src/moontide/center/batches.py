@@ -22,7 +22,6 @@ from moontide.center.pictures import PictureIndex
 from moontide.encoder.model.inputs import Item
 from moontide.foundation.device import num_cores
 from moontide.foundation.errors import ImageError
-from moontide.foundation.images import decode
 
 
 class ItemEncoder(Protocol):
@@ -131,7 +130,7 @@ class BatchEncoder:
         try:
             return self._encoder.prepare(item), None
         except ImageError as error:
-            mended = _without_broken(item)
+            mended = self._without_refused(item)
             return (None if mended is None else self._encoder.prepare(mended)), error.reason
 
     def _forward(self, prepared: list[Any]) -> np.ndarray:
@@ -145,22 +144,19 @@ class BatchEncoder:
         try:
             return item, self._encoder.num_tokens(item), None
         except ImageError as error:
-            mended = _without_broken(item)
+            mended = self._without_refused(item)
             return mended, self._encoder.num_tokens(mended) if mended else 0, error.reason
 
-
-def _without_broken(item: Item) -> Item | None:
-    """The item without those pictures that cannot be decoded, or None when nothing remains."""
-    sound = []
-    for picture in item.images:
-        try:
-            decode(picture) if isinstance(picture, bytes) else None
-        except ImageError:
-            continue
-        sound.append(picture)
-    if len(sound) == len(item.images) or not (item.text or sound):
-        return None
-    return replace(item, images=tuple(sound))
+    def _without_refused(self, item: Item) -> Item | None:
+        """The item without those pictures that the encoder refuses, or None when nothing remains."""
+        sound = []
+        for picture in item.images:
+            try:
+                self._encoder.prepare(Item(images=(picture,)))
+            except ImageError:
+                continue
+            sound.append(picture)
+        return replace(item, images=tuple(sound)) if item.text or sound else None
 
 
 def _cut(works: list[Work], batch_tokens: int) -> list[list[Work]]:

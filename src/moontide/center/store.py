@@ -196,7 +196,7 @@ class VectorStore:
         present = np.zeros(len(ids), dtype=bool)
         asked = pa.array(ids, pa.string())
         for batch in self._batches(kind, version, "entity_id", asked.unique(), ["entity_id", "vector"]):
-            place = pc.index_in(asked, batch.column("entity_id"))  # ty: ignore[missing-attribute]
+            place = pc.index_in(asked, batch.column("entity_id"))
             hit = place.is_valid().to_numpy(zero_copy_only=False)
             vectors[hit] = _matrix(batch.column("vector"))[place.drop_null().to_numpy()]
             present |= hit
@@ -325,7 +325,7 @@ class VectorStore:
         found = self._table(kind).search().where(where).select(columns).limit(MANY)
         for batch in found.to_batches(batch_size=8_192):
             if len(wanted) > FEW_IDS:
-                is_wanted = pc.is_in(batch.column(column), wanted)  # ty: ignore[missing-attribute]
+                is_wanted = pc.is_in(batch.column(column), wanted)
                 batch = batch.filter(is_wanted)
             if len(batch):
                 yield batch

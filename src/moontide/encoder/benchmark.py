@@ -19,13 +19,14 @@ from scipy.special import gammaln
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Query
 from moontide.catalog.splits import cutoff
-from moontide.encoder.model.inputs import Item, product_item, query_item
+from moontide.encoder.model.inputs import Form, Item, product_item, query_item
 from moontide.encoder.stages.pairs import groups_and_split, log_rows
 from moontide.foundation.seeds import stream
 
 KS = (1, 5, 10)
 CHUNK = 512
 Encode = Callable[[Sequence[Item]], np.ndarray]
+Asked = tuple[list[Item], np.ndarray, Form]  # queries, codes of their products, form of the gallery
 
 
 def ranks(queries: np.ndarray, gallery: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
@@ -148,9 +149,9 @@ class _Pool:
             keep = max(0, max_gallery - len(self.test))
             train = np.sort(stream(seed, "gallery").choice(train, keep, replace=False))
         self.all = np.sort(np.concatenate([self.test, train]))
-        self._vectors: dict[str, np.ndarray] = {}
+        self._vectors: dict[Form, np.ndarray] = {}
 
-    def gallery(self, form: str) -> np.ndarray:
+    def gallery(self, form: Form) -> np.ndarray:
         if form not in self._vectors:
             items = [product_item(self.products[code], self.dataset.images, form) for code in self.all]
             self._vectors[form] = self.encode(items)
@@ -161,14 +162,14 @@ class _Pool:
             return codes
         return np.sort(stream(self.seed, "queries", name).choice(codes, limit, replace=False))
 
-    def titles(self, limit: int) -> tuple[list[Item], np.ndarray, str] | None:
+    def titles(self, limit: int) -> Asked | None:
         codes = self._some(self.test, "title", limit)
         codes = np.array([code for code in codes if self.products[code].title], dtype=np.int64)
         if not len(codes):
             return None
         return [product_item(self.products[code], None, "title") for code in codes], codes, "image"
 
-    def other_photos(self, limit: int) -> tuple[list[Item], np.ndarray, str] | None:
+    def other_photos(self, limit: int) -> Asked | None:
         images = self.dataset.images
         several = [code for code in self.test if sum(i in images for i in self.products[code].image_ids) > 1]
         codes = self._some(np.array(several, dtype=np.int64), "photo", limit)
@@ -177,7 +178,7 @@ class _Pool:
         last = [[i for i in self.products[code].image_ids if i in images][-1] for code in codes]
         return [query_item(image=images[i]) for i in last], codes, "rich_image"
 
-    def asked(self, before: datetime | None, limit: int) -> list[tuple[str, Any]]:
+    def asked(self, before: datetime | None, limit: int) -> list[tuple[str, Asked]]:
         """Queries of the test period whose chosen product is held out or new, by kind of query."""
         if not self.dataset.has("events") or not self.dataset.has("queries"):
             return []
@@ -188,7 +189,7 @@ class _Pool:
         created = [product.created_at for product in self.products]
         is_new = np.array([at is not None and at >= start for at in created])
         in_gallery = np.isin(log.product, self.all)
-        found: list[tuple[str, Any]] = []
+        found: list[tuple[str, Asked]] = []
         for whom, wanted in (("held-out product", ~self.is_train), ("new product", is_new)):
             for kind in ("text", "image"):
                 has = [_kind(queries[log.query_ids[code]]) == kind for code in log.query]
@@ -203,7 +204,7 @@ class _Pool:
     def _ask(self, query: Query) -> Item:
         return query_item(query.text, self.dataset.images[query.image_id] if query.image_id else None)
 
-    def rows(self, protocol: str, items: list[Item], codes: np.ndarray, form: str) -> list[dict[str, Any]]:
+    def rows(self, protocol: str, items: list[Item], codes: np.ndarray, form: Form) -> list[dict[str, Any]]:
         vectors, everything = self.encode(items), self.gallery(form)
         rows = []
         galleries = [("all", self.all)]

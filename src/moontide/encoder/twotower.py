@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from moontide.catalog.dataset import Dataset
-from moontide.encoder.model.inputs import Item, canonical
+from moontide.encoder.model.inputs import Item, Picture, canonical
 from moontide.encoder.model.tiny import new_tokenizer
 from moontide.encoder.objectives.infonce import Temperature, info_nce
 from moontide.encoder.objectives.masks import not_negative
@@ -97,11 +98,9 @@ class TwoTower(nn.Module):
             )
         return F.normalize(total, dim=-1)
 
-    def pixels(self, picture: Any) -> np.ndarray:
+    def pixels(self, picture: Picture) -> np.ndarray:
         """Decode to a square of (side, side, 3) uint8."""
-        if isinstance(picture, np.ndarray):
-            return picture
-        return np.asarray(decode(picture, self.settings.image_side))
+        return _square(picture, self.settings.image_side)
 
     @torch.inference_mode()
     def encode_items(self, items: Sequence[Any], batch_size: int = 256) -> np.ndarray:
@@ -125,7 +124,7 @@ def train_two_tower(
     Raises:
         DataError: no train product has a title and a picture.
     """
-    pictures = Pictures(dataset.images, lambda data: np.asarray(decode(data, settings.image_side)))
+    pictures = Pictures(dataset.images, partial(_square, side=settings.image_side))
     pairs = TrainingPairs(
         dataset,
         pictures,
@@ -138,13 +137,14 @@ def train_two_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = TwoTower(new_tokenizer(titles, settings.vocab_size), settings)
-    modules = nn.ModuleDict({"towers": model, "temperature": Temperature()})
+    temperature = Temperature()
+    modules = nn.ModuleDict({"towers": model, "temperature": temperature})
 
     def backward(step: int) -> dict[str, float]:
         batch = pairs.batch(0, step, step, settings.batch_size)
         mask = not_negative(batch.product, batch.product, pairs.group, batch.content)
         query, item = model.vectors(batch.queries), model.vectors(batch.items)
-        tau = modules["temperature"]()
+        tau = temperature()
         loss = info_nce(query, item, tau, torch.from_numpy(mask), is_symmetric=True)
         loss.backward()
         return {"loss": loss.item(), "temperature": tau.item()}
@@ -153,8 +153,13 @@ def train_two_tower(
     if settings.seconds is not None:
         loop = loop.but(num_steps=max(1, int(settings.seconds / _seconds_a_step(modules, backward))))
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
-    results = train(STAGE, modules, backward, loop, run, asked, modules["temperature"].clamp)
+    results = train(STAGE, modules, backward, loop, run, asked, temperature.clamp)
     return model, results | {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _square(picture: Picture, side: int) -> np.ndarray:
+    """Pixels at the size the tower sees; what is decoded already must have it."""
+    return picture if isinstance(picture, np.ndarray) else np.asarray(decode(picture, side))
 
 
 def _seconds_a_step(modules: nn.Module, backward: Any, num: int = 5) -> float:

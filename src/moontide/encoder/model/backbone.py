@@ -8,10 +8,11 @@ and size, so that no limit ever falls inside a picture's tokens. B batch, L toke
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -24,15 +25,16 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from moontide.encoder.model.adapters import add_adapters, merged_weights
 from moontide.encoder.model.attention import Attention, attention_mask, rope_positions
 from moontide.encoder.model.inputs import KINDS, Item, Part, Picture, canonical
+from moontide.encoder.model.norm import quicken
 from moontide.encoder.model.processor import load_processor, save_processor
-from moontide.encoder.model.slots import LayerSlots, load_slot, save_slot
+from moontide.encoder.model.slots import LayerSlots, hub_arguments, load_slot, save_slot
 from moontide.encoder.model.vision import patchify, see
 from moontide.foundation.errors import CheckpointError, DataError, ImageError, SettingsError
-from moontide.foundation.images import decode
+from moontide.foundation.images import decode, open_image
 from moontide.foundation.settings import Settings
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
-REMEMBERED_TEXTS = 50_000
+REMEMBERED = 2_048  # layouts of items, some 4 kB each: two windows of an embedding job
 
 
 class BackboneSettings(Settings):
@@ -96,9 +98,12 @@ class Backbone(Module):
         super().__init__()
         self.model, self.processor, self.settings = model, processor, settings
         self.tokenizer = processor.tokenizer
+        quicken(model)
         self.experts: torch.nn.Module | None = None
         self.residual: torch.nn.Module | None = None
-        self._texts: dict[str, tuple[np.ndarray, list[tuple[int, int]]]] = {}
+        self._remembered = REMEMBERED
+        self._layouts: dict[Any, Prepared] = {}
+        self._tokens: dict[str, np.ndarray] = {}
         self._layer_slots = LayerSlots(self.language.layers, self)
         vision = self.visual.config
         self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
@@ -127,8 +132,15 @@ class Backbone(Module):
     # --- items to numbers -------------------------------------------------------------------------------
 
     def tokens(self, text: str) -> np.ndarray:
-        """Token ids of a text, special tokens understood, nothing added."""
-        return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        """Token ids of a text, special tokens understood, nothing added; remembered, hence read-only."""
+        found = self._tokens.get(text)
+        if found is None:
+            found = np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+            found.flags.writeable = False
+            if len(self._tokens) >= self._remembered:
+                self._tokens.clear()
+            self._tokens[text] = found
+        return found
 
     def prepare(self, value: Any) -> Prepared:
         """The numbers of one item; needs no model and no GPU.
@@ -138,58 +150,110 @@ class Backbone(Module):
             ImageError: a picture is refused.
         """
         item = canonical(value)
-        before, after = self._frame
-        pieces: list[tuple[str, np.ndarray]] = [("special", before)]
-        pieces += self.picture_pieces(item.images)
-        text_at, spans, codes = 0, (), None
-        if item.text is not None:
-            ids, offsets = self._text_tokens(item.text)
-            text_at = sum(self._length(kind, piece) for kind, piece in pieces)
-            spans, codes = _spans(item, offsets, text_at)
-            pieces.append(("query", ids))
-        prepared = self.assemble([*pieces, ("special", after)])
-        if codes is not None:
-            prepared.kinds[text_at : text_at + len(codes)] = codes
-        images = _image_spans(prepared.kinds)
-        return Prepared(**{**vars(prepared), "spans": (*images, *spans)})
+        self._check_number(item.images)
+        pictures = [self.pixels(image) for image in item.images]
+        layout = self._layout(item, [(picture.shape[0], picture.shape[1]) for picture in pictures])
+        return replace(layout, patches=self._patches(pictures))
 
-    def picture_pieces(self, images: Sequence[Picture]) -> list[tuple[str, np.ndarray]]:
-        """Pieces for `assemble`: every picture between its start and end token.
+    def num_tokens(self, value: Any) -> int:
+        """Tokens of one item, from its text and, where the model keeps their shape, its pictures' headers.
 
         Raises:
-            DataError: more pictures than `max_images`.
-            ImageError: a picture is refused.
+            DataError: nothing to embed, or too many pictures.
+            ImageError: a header is refused.
         """
-        if len(images) > self.settings.max_images:
-            raise DataError(f"an item has {len(images)} pictures, more than {self.settings.max_images}")
+        item = canonical(value)
+        self._check_number(item.images)
+        return len(self._layout(item, [self._size_from_header(image) for image in item.images]))
+
+    def _size_from_header(self, picture: Picture) -> tuple[int, int]:
+        side = self.settings.image_side
+        if side:  # all pictures are squeezed to it: nothing to look up
+            return side, side
+        if isinstance(picture, np.ndarray):
+            return self._seen_size(picture.shape[0], picture.shape[1])
+        width, height = open_image(picture).size
+        return self._seen_size(height, width)
+
+    @contextmanager
+    def remembering(self, num: int) -> Generator[None]:
+        """Keep the layouts of `num` items within the block: training comes back to all of them."""
+        before, self._remembered = self._remembered, num
+        try:
+            yield
+        finally:
+            self._remembered = before
+            self._layouts.clear()
+            self._tokens.clear()
+
+    def picture_pieces(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[str, np.ndarray]]:
+        """Pieces for `assemble`: the (height, width) of every picture between its start and end token."""
         config, pieces = self.model.config, []
-        for image in images:
+        for size in sizes:
             pieces.append(("special", np.array([config.vision_start_token_id])))
-            pieces.append(("image", self.pixels(image)))
+            pieces.append(("image", np.array(size)))
             pieces.append(("special", np.array([config.vision_end_token_id])))
         return pieces
 
-    def assemble(self, pieces: Sequence[tuple[str, np.ndarray]]) -> Prepared:
-        """Join pieces (kind, token ids) and ("image", pixels) into one sequence with its positions."""
-        ids, kinds, patches, grids = [], [], [], []
+    def assemble(
+        self, pieces: Sequence[tuple[str, np.ndarray]], pictures: Sequence[np.ndarray] = ()
+    ) -> Prepared:
+        """Join pieces (kind, token ids) and ("image", (height, width)) into one sequence with its positions.
+
+        Args:
+            pictures: the pixels of the pictures, in order.
+        """
+        ids, kinds, grids = [], [], []
         for kind, piece in pieces:
-            length = self._length(kind, piece)
-            kinds.append(np.full(length, KINDS.index(kind), dtype=np.int64))
-            if kind != "image":
-                ids.append(piece)
-                continue
-            ids.append(np.full(length, self.model.config.image_token_id, dtype=np.int64))
-            patches.append(patchify(piece, self.patch, self.merge))
-            grids.append((piece.shape[0] // self.patch, piece.shape[1] // self.patch))
+            if kind == "image":
+                grids.append(piece // self.patch)
+                num = int(np.prod(piece // (self.patch * self.merge)))
+                piece = np.full(num, self.model.config.image_token_id)
+            ids.append(piece)
+            kinds.append(np.full(len(piece), KINDS.index(kind), dtype=np.int64))
         token_kinds = np.concatenate(kinds)
-        merged = [(height // self.merge, width // self.merge) for height, width in grids]
+        merged = [(int(height) // self.merge, int(width) // self.merge) for height, width in grids]
         return Prepared(
             np.concatenate(ids).astype(np.int64),
             token_kinds,
             rope_positions(token_kinds == KINDS.index("image"), merged),
-            np.concatenate(patches) if patches else np.zeros((0, 3 * self.patch**2), np.uint8),
+            self._patches(pictures),
             np.array(grids, dtype=np.int64).reshape(-1, 2),
         )
+
+    def _layout(self, item: Item, sizes: Sequence[tuple[int, int]]) -> Prepared:
+        """All of an item but its pixels, remembered: training and embedding come back to the same texts."""
+        key = (item.text, item.parts, *sizes)
+        found = self._layouts.get(key)
+        if found is None:
+            found = self._new_layout(item, sizes)
+            for array in (found.ids, found.kinds, found.positions, found.grids):
+                array.flags.writeable = False  # shared by all items of this layout
+            if len(self._layouts) >= self._remembered:
+                self._layouts.clear()
+            self._layouts[key] = found
+        return found
+
+    def _new_layout(self, item: Item, sizes: Sequence[tuple[int, int]]) -> Prepared:
+        before, after = self._frame
+        pieces = [("special", before), *self.picture_pieces(sizes)]
+        ids, offsets = self._text_tokens(item.text) if item.text is not None else (before[:0], [])
+        layout = self.assemble([*pieces, ("query", ids), ("special", after)])
+        images = _image_spans(layout.kinds)
+        if item.text is None:
+            return replace(layout, spans=tuple(images))
+        at = len(layout) - len(after) - len(ids)
+        spans, codes = _spans(item, offsets, at)
+        layout.kinds[at : at + len(ids)] = codes
+        return replace(layout, spans=(*images, *spans))
+
+    def _patches(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [patchify(picture, self.patch, self.merge) for picture in pictures]
+        return np.concatenate(parts) if parts else np.zeros((0, 3 * self.patch**2), np.uint8)
+
+    def _check_number(self, images: Sequence[Picture]) -> None:
+        if len(images) > self.settings.max_images:
+            raise DataError(f"an item has {len(images)} pictures, more than {self.settings.max_images}")
 
     def pixels(self, picture: Picture) -> np.ndarray:
         """Decode to (height, width, 3) uint8 at the size the model sees; pixels of that size pass through.
@@ -209,11 +273,6 @@ class Backbone(Module):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(image)
 
-    def num_visual_tokens(self, height: int, width: int) -> int:
-        """Tokens of a picture of this size, its start and end token left out."""
-        height, width = self._seen_size(height, width)
-        return height * width // (self.patch * self.merge) ** 2
-
     def _seen_size(self, height: int, width: int) -> tuple[int, int]:
         side, factor = self.settings.image_side, self.patch * self.merge
         if side:
@@ -225,25 +284,14 @@ class Backbone(Module):
                 "too_long", f"a picture of {width}x{height} pixels is refused: {error}"
             ) from None
 
-    def _length(self, kind: str, piece: np.ndarray) -> int:
-        if kind != "image":
-            return len(piece)
-        return (piece.shape[0] // (self.patch * self.merge)) * (piece.shape[1] // (self.patch * self.merge))
-
     def _text_tokens(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """Ids and character offsets, cut to the limit between words; texts are remembered."""
-        found = self._texts.get(text)
-        if found is None:
-            coded = self.tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
-            )
-            offsets = [tuple(pair) for pair in coded["offset_mapping"]]
-            num = _cut(text, offsets, self.settings.max_text_tokens)
-            found = np.asarray(coded["input_ids"][:num], dtype=np.int64), offsets[:num]
-            if len(self._texts) >= REMEMBERED_TEXTS:
-                self._texts.clear()
-            self._texts[text] = found
-        return found
+        """Ids and character offsets, cut to the limit between words."""
+        coded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        offsets = [(start, end) for start, end in coded["offset_mapping"]]
+        num = _cut(text, offsets, self.settings.max_text_tokens)
+        return np.asarray(coded["input_ids"][:num], dtype=np.int64), offsets[:num]
 
     def collate(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
         """One batch, padded on the right."""
@@ -325,20 +373,18 @@ class Backbone(Module):
         save_slot(self.residual, os.path.join(output_path, "residual"))
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Backbone:
-        names = ("token", "cache_folder", "revision", "local_files_only")
-        hub = {name: kwargs[name] for name in names if name in kwargs}
-        values = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
-        settings = BackboneSettings(
-            **{**values, "lora_rank": 0}
-        )  # saved weights have their adapters folded in
+    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters are in kwargs
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> Self:
+        values = cls.load_config(model_name_or_path, subfolder=subfolder, **hub_arguments(kwargs))
+        settings = BackboneSettings.model_validate(values | {"lora_rank": 0})  # adapters are folded in
         backbone = cls.from_checkpoint(model_name_or_path, settings, **(kwargs.get("model_kwargs") or {}))
         backbone.experts = load_slot(os.path.join(model_name_or_path, "experts"))
         backbone.residual = load_slot(os.path.join(model_name_or_path, "residual"))
         return backbone
 
     @classmethod
-    def from_checkpoint(cls, path: str, settings: BackboneSettings, **model_kwargs: Any) -> Backbone:
+    def from_checkpoint(cls, path: str, settings: BackboneSettings, **model_kwargs: Any) -> Self:
         """Load a Qwen3-VL, Qwen3-VL-Embedding or Qwen2.5-VL from a folder or the Hub.
 
         Raises:

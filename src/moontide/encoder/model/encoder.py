@@ -20,26 +20,29 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 from sentence_transformers.util import load_file_path
 from torch import nn
 
 from moontide.encoder.model import tiny
 from moontide.encoder.model.attention import Attention
 from moontide.encoder.model.backbone import Backbone, BackboneSettings, Prepared
-from moontide.encoder.model.inputs import canonical
 from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
 from moontide.encoder.model.pooling import Pooling
 from moontide.encoder.model.processor import new_processor
-from moontide.encoder.model.slots import SLOTS
+from moontide.encoder.model.slots import SLOTS, hub_arguments
 from moontide.foundation.errors import CheckpointError, SettingsError
-from moontide.foundation.images import open_image
 from moontide.foundation.progress import track
 from moontide.foundation.settings import Settings
 from moontide.foundation.storage import read_json, storage_errors
 
 BATCH_TOKENS = 2_048  # measured: larger batches leave the cache of a CPU core
-LIBRARIES = ("moontide.", "sentence_transformers.")
+TRAINING_TOKENS = 4_096  # measured: with a graph, fewer calls weigh more
+
+# What the libraries raise over a folder that lacks files, has broken ones, or names classes that are gone.
+BROKEN = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 class EncoderSettings(Settings):
@@ -100,9 +103,15 @@ class MoonEncoder(SentenceTransformer):
         **kwargs: Any,
     ):
         self._published = (backbone or BackboneSettings(), pooling)
+        if path is not None and Path(path).is_file():
+            raise CheckpointError(f"{path} is a file: name the folder of a model")
         if path is not None and not Path(path).exists() and str(path).count("/") != 1:
             raise CheckpointError(f"no model at {path}: name a model folder or a Hub id")
-        super().__init__(None if path is None else str(path), **kwargs)
+        try:
+            super().__init__(None if path is None else str(path), **kwargs)
+        except BROKEN as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise CheckpointError(f"no encoder can be loaded from {path}: {reason}") from error
 
     @classmethod
     def tiny(
@@ -134,7 +143,16 @@ class MoonEncoder(SentenceTransformer):
     @property
     def backbone(self) -> Backbone:
         """The first module."""
-        return self[0]
+        first = self[0]
+        assert isinstance(first, Backbone)
+        return first
+
+    @property
+    def widths(self) -> list[int]:
+        """The prefixes that are vectors of their own, the full width last."""
+        last = self[-1]
+        assert isinstance(last, Matryoshka)
+        return last.widths
 
     @property
     def slots(self) -> dict[str, nn.Module | None]:
@@ -171,14 +189,22 @@ class MoonEncoder(SentenceTransformer):
         features = {name: x.to(self.device) for name, x in self.backbone.collate(batch).items()}
         return self(features)["sentence_embedding"]
 
+    def forward_by_length(
+        self, prepared: Sequence[Prepared], batch_tokens: int = TRAINING_TOKENS
+    ) -> torch.Tensor:
+        """`forward_prepared` in batches of like length, results in the order given.
+
+        Padding is most of a mixed batch, and a small batch stays in the cache of a core. The graph of every
+        batch is kept: the gradient is that of one forward pass.
+        """
+        batches = token_batches([len(one) for one in prepared], batch_tokens)
+        parts = [self.forward_prepared([prepared[row] for row in rows]) for rows in batches]
+        place = np.argsort([row for rows in batches for row in rows])
+        return torch.cat(parts)[torch.from_numpy(place).to(parts[0].device)]
+
     def num_tokens(self, value: Any) -> int:
         """Tokens an item will cost, from its text and the headers of its pictures; nothing is decoded."""
-        item, backbone = canonical(value), self.backbone
-        num = sum(map(len, backbone._frame))
-        for image in item.images:
-            height, width = image.shape[:2] if isinstance(image, np.ndarray) else open_image(image).size[::-1]
-            num += 2 + backbone.num_visual_tokens(height, width)
-        return num + (len(backbone._text_tokens(item.text)[0]) if item.text else 0)
+        return self.backbone.num_tokens(value)
 
     @torch.inference_mode()
     def encode_items(
@@ -226,6 +252,7 @@ class MoonEncoder(SentenceTransformer):
         """Sixteen hex digits that change with any weight or setting: the version id of its vectors."""
         digest = hashlib.sha256()
         for module in self:
+            assert isinstance(module, Module)
             digest.update(repr(sorted(module.get_config_dict().items())).encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -244,12 +271,14 @@ class MoonEncoder(SentenceTransformer):
         with storage_errors(path):
             super().save(str(path), *args, **kwargs)
 
-    def _load_modules(self, path: str, **kwargs: Any) -> Any:
+    def _load_modules(self, path: str, **kwargs: Any) -> Any:  # ty: ignore[incompatible-method-override]
         if not _is_ours(path, kwargs):
             return self._load_default_modules(path, **kwargs)
         return super()._load_modules(path, **kwargs)
 
-    def _load_default_modules(self, path: str, **kwargs: Any) -> Any:
+    def _load_default_modules(  # ty: ignore[incompatible-method-override]  upstream passes all by name
+        self, path: str, **kwargs: Any
+    ) -> Any:
         """A published model: its backbone, our pooling, its own width."""
         settings, mode = self._published
         backbone = Backbone.from_checkpoint(path, settings, **(kwargs.get("model_kwargs") or {}))
@@ -274,8 +303,7 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def _is_ours(path: str, kwargs: dict[str, Any]) -> bool:
-    names = ("token", "cache_folder", "revision", "local_files_only")
-    file = load_file_path(path, "modules.json", **{name: kwargs.get(name) for name in names})
+    file = load_file_path(path, "modules.json", **hub_arguments(kwargs))
     return file is not None and all(
         module["type"].startswith("moontide.") for module in read_json(Path(file))
     )

@@ -11,10 +11,10 @@ order of brand and description, and the separators, are ours.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,15 @@ FORMS: tuple[str, ...] = ("title", "image", "title_image", "rich", "rich_image")
 Picture = bytes | np.ndarray
 KINDS = ("special", "image", "query", "title", "brand", "category", "attribute", "description")
 """What a token can belong to; the index is its code in `token_kinds`."""
+
+
+class PictureSource(Protocol):
+    """Pictures by image id: a dict, or a dataset's `images`."""
+
+    def __contains__(self, image_id: str, /) -> bool: ...
+    def __getitem__(self, image_id: str, /) -> Picture: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Item:
             raise DataError("an item needs a text or a picture: both are empty")
         for image in self.images:
             if isinstance(image, np.ndarray):
-                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                     raise ImageError(
                         "not_pixels",
                         f"decoded pixels must be (h, w, 3) uint8, got {image.shape} {image.dtype}",
@@ -81,8 +90,7 @@ def canonical(value: Any) -> Item:
 
     Args:
         value: an Item; a text; a picture (bytes, a Path, a Pillow image, pixels); or a dict with `text` and
-        `image`,
-            where `image` may be a list.
+            `image`, where `image` may be a list.
 
     Raises:
         DataError: nothing to embed, an unknown key, or a value of another type.
@@ -137,7 +145,7 @@ def query_item(text: str | None = None, image: Picture | None = None) -> Item:
 
 def product_item(
     product: Product,
-    images: Mapping[str, Picture] | None = None,
+    images: PictureSource | None = None,
     form: Form = "rich_image",
     num_images: int = 1,
     without: Collection[str] = (),
@@ -150,8 +158,7 @@ def product_item(
         form: "title", "image", "title_image", "rich" (all text) or "rich_image".
         num_images: how many of its pictures to take, main one first.
         without: what to leave out of the rich text: "brand", "category", "attributes", "description", or
-        attribute
-            keys; evaluation of an attribute must not read it from the text.
+            attribute keys; evaluation of an attribute must not read it from the text.
 
     Raises:
         DataError: an unknown form, or the product has nothing to show in it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sentence_transformers.base.modules import Module
 from torch import nn
 
+from moontide.encoder.model.slots import hub_arguments
 from moontide.foundation.errors import SettingsError
 
 
@@ -49,9 +50,9 @@ class Matryoshka(Module):
         size = dim or width
         if any(not 0 < prefix_width <= size for prefix_width in widths):
             raise SettingsError(f"matryoshka widths must lie in 1..{size}, got {list(widths)}")
-        self.widths = sorted({*widths, size})
+        self.widths: list[int] = sorted({*widths, size})
         self.projection = nn.Linear(width, dim, bias=False) if dim else nn.Identity()
-        if dim:
+        if isinstance(self.projection, nn.Linear):
             nn.init.orthogonal_(self.projection.weight)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -70,9 +71,10 @@ class Matryoshka(Module):
             self.save_torch_weights(output_path)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Matryoshka:
-        names = ("token", "cache_folder", "revision", "local_files_only")
-        hub = {name: kwargs[name] for name in names if name in kwargs}
+    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters are in kwargs
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> Self:
+        hub = hub_arguments(kwargs)
         module = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
         if module.dim:
             cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=module, **hub)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from sentence_transformers.base.modules import Module
 
-from moontide.encoder.model.slots import load_slot, save_slot
+from moontide.encoder.model.slots import hub_arguments, load_slot, save_slot
 
 Mode = Literal["mean", "last"]
 
@@ -28,6 +28,13 @@ def pool(states_BLD: torch.Tensor, is_real_BL: torch.Tensor, mode: Mode) -> torc
     return (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
 
 
+class Fusion(Protocol):
+    """What the `fusion` slot holds."""
+
+    def __call__(self, pooled_BD: torch.Tensor, features: dict[str, Any], /) -> torch.Tensor: ...
+    def get_embedding_dimension(self) -> int: ...
+
+
 class Pooling(Module):
     """The pooling step of a MoonEncoder, with the `fusion` slot behind it.
 
@@ -40,7 +47,7 @@ class Pooling(Module):
     def __init__(self, dim: int, mode: Mode = "mean"):
         super().__init__()
         self.dim, self.mode = dim, mode
-        self.fusion: torch.nn.Module | None = None
+        self.fusion: Fusion | None = None
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         pooled_BD = pool(features["token_embeddings"].float(), features["attention_mask"], self.mode)
@@ -57,9 +64,10 @@ class Pooling(Module):
         save_slot(self.fusion, os.path.join(output_path, "fusion"))
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Pooling:
-        names = ("token", "cache_folder", "revision", "local_files_only")
-        hub = {name: kwargs[name] for name in names if name in kwargs}
+    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters are in kwargs
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> Self:
+        hub = hub_arguments(kwargs)
         pooling = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
         pooling.fusion = load_slot(os.path.join(model_name_or_path, subfolder, "fusion"))
         return pooling

@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 
 
 def _without_video(upstream: type) -> type:
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **_):  # noqa: N807
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template=None, **_):  # noqa: N807
         for role, token in TOKENS.items():
             setattr(self, f"{role}_token", token)
             setattr(self, f"{role}_token_id", tokenizer.convert_tokens_to_ids(token))

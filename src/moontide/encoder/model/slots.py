@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ from moontide.foundation.storage import read_json, write_json
 SLOTS = ("experts", "fusion", "residual")
 
 
-def save_slot(module: nn.Module | None, folder: str) -> None:
+def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of a sentence-transformers `load` that say how to reach the Hub."""
+    names = ("token", "cache_folder", "revision", "local_files_only")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def save_slot(module: object, folder: str) -> None:
     """Save a slot's module with the name of its class; an empty slot leaves no folder."""
     if module is None:
         return
@@ -40,8 +47,8 @@ def save_slot(module: nn.Module | None, folder: str) -> None:
     write_json(Path(folder) / "slot.json", {"type": f"{type(module).__module__}.{type(module).__name__}"})
 
 
-def load_slot(folder: str) -> nn.Module | None:
-    """The module saved in `folder`, or None.
+def load_slot(folder: str) -> Any:
+    """The module saved in `folder`, of whatever class it names, or None.
 
     Raises:
         CheckpointError: the folder names a class that is not this package's.
@@ -61,7 +68,7 @@ class LayerSlots:
     `features` is set around each forward: hooks have no other way to see the batch.
     """
 
-    def __init__(self, layers: nn.ModuleList, owner: Any):
+    def __init__(self, layers: Iterable[Any], owner: Any):
         self._owner, self.features = owner, None
         for number, layer in enumerate(layers):
             layer.mlp.register_forward_hook(self._experts(number))

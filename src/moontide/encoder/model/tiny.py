@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from moontide.encoder.model.processor import CHAT_TEMPLATE, TOKENS
 from moontide.foundation.errors import DataError
@@ -93,7 +98,9 @@ def new_model(
 ) -> Qwen3VLForConditionalGeneration:
     """A Qwen3-VL in the shape of `depth`, with random weights of `seed`."""
     shape = shape_of(depth)
-    ids = {f"{role}_token_id": tokenizer.convert_tokens_to_ids(token) for role, token in TOKENS.items()}
+    ids: dict[str, Any] = {
+        f"{role}_token_id": tokenizer.convert_tokens_to_ids(token) for role, token in TOKENS.items()
+    }
     text, vision = _text_config(shape, tokenizer), _vision_config(shape, side, patch, merge)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -142,11 +149,13 @@ def _vision_config(shape: Shape, side: int, patch: int, merge: int) -> dict[str,
     }
 
 
-def _scale_weights(model: nn.Module) -> None:
+def _scale_weights(model: PreTrainedModel) -> None:
     """Give every linear layer outputs as large as its inputs; upstream's 0.02 is made for wide layers."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, nn.Conv3d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-    nn.init.normal_(model.get_input_embeddings().weight, std=0.02)  # tied: also the output layer
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    nn.init.normal_(embeddings.weight, std=0.02)  # tied: also the output layer

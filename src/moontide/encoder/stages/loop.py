@@ -28,6 +28,8 @@ from moontide.foundation.storage import write_bytes
 
 log = logging.getLogger(__name__)
 
+TRAINING_LAYOUTS = 32_768  # five forms of the demo's products, 130 MB at most
+
 
 class LoopSettings(Settings):
     """Steps, optimizer and checkpoints of a stage."""

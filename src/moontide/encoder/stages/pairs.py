@@ -9,10 +9,11 @@ the catalog pairings are ours, they bind text to pictures before a log is long e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product
-from moontide.encoder.model.inputs import Item, Picture, product_item, query_item
+from moontide.encoder.model.inputs import Form, Item, Picture, PictureSource, product_item, query_item
 from moontide.encoder.stages.pictures import vary
 from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
@@ -36,8 +37,8 @@ class Pairing:
     its picture is another one than the item's where there is another.
     """
 
-    query_form: str
-    item_form: str
+    query_form: Form | Literal["text", "text_image"]
+    item_form: Form
     share: float
     source: str
 
@@ -105,7 +106,7 @@ class TrainingPairs:
     def __init__(
         self,
         dataset: Dataset,
-        pictures: Mapping[str, Picture],
+        pictures: PictureSource,
         before: datetime | None = None,
         catalog_share: float = 0.4,
         augment: float = 0.0,
@@ -117,6 +118,7 @@ class TrainingPairs:
         self.group, self.is_train = groups_and_split(dataset, [p.product_id for p in self.products])
         self.rows = log_rows(dataset, [p.product_id for p in self.products], self.is_train, before)
         self._queries = {query.query_id: query for query in dataset.queries()} if len(self.rows.query) else {}
+        self._known: dict[tuple[str, str, str], np.ndarray] = {}
         self.pairings = self._pairings(table, catalog_share)
         if not self.pairings:
             raise DataError(
@@ -140,7 +142,7 @@ class TrainingPairs:
     def _members(self, pairing: Pairing) -> np.ndarray:
         """Rows a pairing may draw: log rows, repeated by weight, or product codes."""
         key = (pairing.source, pairing.query_form, pairing.item_form)
-        if key not in self.__dict__.setdefault("_known", {}):
+        if key not in self._known:
             self._known[key] = self._find(pairing)
         return self._known[key]
 
@@ -200,7 +202,8 @@ class TrainingPairs:
         self, pairing: Pairing, query: int, product: int, rng: np.random.Generator
     ) -> tuple[Item, Item, str | None]:
         asked = self._queries[self.rows.query_ids[query]]
-        picture = self._varied(asked.image_id, rng) if asked.image_id in self.pictures else None
+        seen = asked.image_id is not None and asked.image_id in self.pictures
+        picture = self._varied(asked.image_id, rng) if seen else None
         text = asked.text if pairing.query_form.startswith("text") else None
         ids = [i for i in self.products[product].image_ids if i in self.pictures]
         shown = ids[int(rng.integers(len(ids)))]
@@ -212,11 +215,11 @@ class TrainingPairs:
         ids = [i for i in product.image_ids if i in self.pictures]
         order = rng.permutation(len(ids))
         shown, other = ids[order[0]], ids[order[-1]]
-        query, _ = self._form(product, pairing.query_form, other, rng)
+        query, _ = self._form(product, cast(Form, pairing.query_form), other, rng)
         return query, *self._form(product, pairing.item_form, shown, rng)
 
     def _form(
-        self, product: int | Product, form: str, image_id: str, rng: np.random.Generator
+        self, product: int | Product, form: Form, image_id: str, rng: np.random.Generator
     ) -> tuple[Item, str | None]:
         record = product if isinstance(product, Product) else self.products[product]
         if not form.endswith("image"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from PIL import Image
 
-from moontide.encoder.model.inputs import Picture
+from moontide.encoder.model.inputs import Picture, PictureSource
 from moontide.foundation.errors import DataError, ImageError
 
 KEPT_BYTES = 1_000_000_000
@@ -24,16 +24,19 @@ class Pictures(Mapping[str, np.ndarray]):
 
     def __init__(
         self,
-        source: Mapping[str, Picture],
+        source: PictureSource,
         decode: Callable[[Picture], np.ndarray],
         kept_bytes: int = KEPT_BYTES,
     ):
         self._source, self._decode, self._room = source, decode, kept_bytes
         self._kept: dict[str, np.ndarray] = {}
+        self._sound: set[str] = set()  # decoded once, kept or not
         self.refused: dict[str, str] = {}
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._kept or (image_id in self._source and self._try(str(image_id)) is not None)
+        if image_id in self._sound:
+            return True
+        return isinstance(image_id, str) and image_id in self._source and self._try(image_id) is not None
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         pixels = self._kept.get(image_id)
@@ -56,6 +59,7 @@ class Pictures(Mapping[str, np.ndarray]):
         except ImageError as error:
             self.refused[image_id] = error.reason
             return None
+        self._sound.add(image_id)
         if pixels.nbytes <= self._room:
             self._kept[image_id] = pixels
             self._room -= pixels.nbytes
@@ -66,8 +70,8 @@ def vary(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
     """A random variation of the same size: cropped, mirrored, lighter or darker. Strength 0 changes nothing.
 
     Args:
-        strength: 1 crops down to 60 % of the area, shifts brightness and contrast by up to 30 %, mirrors
-        half.
+        strength: 1 crops down to 60 % of the area, shifts brightness and contrast by up to 30 %; any mirrors
+            half.
     """
     if strength <= 0:
         return pixels
@@ -81,5 +85,6 @@ def vary(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
     box = (left, top, left + crop_width, top + crop_height)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
     table = np.clip((np.arange(256) - 128) * gain + 128 * shift, 0, 255).astype(np.uint8)
-    varied = table[np.asarray(image)]
-    return np.ascontiguousarray(varied[:, ::-1]) if is_mirrored else varied
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if is_mirrored else image
+    varied = image.tobytes().translate(table.tobytes())  # three times as fast as indexing the table
+    return np.frombuffer(varied, np.uint8).reshape(pixels.shape)

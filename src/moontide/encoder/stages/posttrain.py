@@ -1,14 +1,16 @@
 """Post-training, first stage: vectors of a query and of what was chosen for it move together.
 
 One page: batches from `pairs.py`, vectors from the encoder, InfoNCE with false negatives masked, over every
-Matryoshka width, one learned temperature. With `mini_batch` the gradient of the whole batch is computed in
-pieces: vectors first without a graph, then the loss, then each piece again with the gradient of its vectors.
+Matryoshka width, one learned temperature. With `mini_batch_tokens` the gradient of the whole batch takes the
+memory of a piece: vectors first without a graph, then the loss, then each piece again with the gradient of
+its vectors.
 
 Paper: MOON Embedding 3.4 (first post-training stage; paper unless tagged ours in the parts).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,12 +24,13 @@ from moontide.encoder.model.backbone import Prepared
 from moontide.encoder.model.encoder import MoonEncoder, token_batches
 from moontide.encoder.objectives.infonce import Temperature, matryoshka_info_nce
 from moontide.encoder.objectives.masks import not_negative
-from moontide.encoder.stages.loop import LoopSettings, train
+from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, train
 from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.runs import Run
 
 STAGE = "posttrain"
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class PosttrainSettings(LoopSettings):
@@ -60,22 +63,23 @@ def posttrain(
     pairs = TrainingPairs(
         dataset, pictures, settings.before, settings.catalog_share, settings.augment, settings.seed
     )
-    modules = nn.ModuleDict({"encoder": encoder, "temperature": Temperature(settings.temperature)})
-    modules.to(encoder.device)
-    backward = step_of(modules, pairs, settings)
+    temperature = Temperature(settings.temperature).to(encoder.device)
+    modules = nn.ModuleDict({"encoder": encoder, "temperature": temperature})
+    backward = step_of(encoder, temperature, pairs, settings)
     asked = [settings.model_dump(mode="json"), dataset.fingerprint(), pairs.group.tolist()]
-    temperature = modules["temperature"]
-    results = train(STAGE, modules, backward, _loop(settings), run, asked, temperature.clamp)
+    with encoder.backbone.remembering(TRAINING_LAYOUTS):
+        results = train(STAGE, modules, backward, _loop(settings), run, asked, temperature.clamp)
     return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
 
 
-def step_of(modules: nn.ModuleDict, pairs: TrainingPairs, settings: PosttrainSettings) -> Any:
+def step_of(
+    encoder: MoonEncoder, temperature: Temperature, pairs: TrainingPairs, settings: PosttrainSettings
+) -> Callable[[int], dict[str, float]]:
     """The function that computes the gradients of one step."""
-    encoder, temperature = modules["encoder"], modules["temperature"]
     plan = pairs.plan(settings.num_steps)
     turns = np.array([np.sum(plan[:step] == plan[step]) for step in range(len(plan))])
     positives = pairs.rows.keys(len(pairs.products))
-    widths = encoder[2].widths
+    widths = encoder.widths
 
     def backward(step: int) -> dict[str, float]:
         batch = pairs.batch(plan[step], turns[step], step, settings.batch_size)
@@ -90,7 +94,8 @@ def step_of(modules: nn.ModuleDict, pairs: TrainingPairs, settings: PosttrainSet
             )
 
         if settings.mini_batch_tokens is None:
-            query_BD, item_ND = encoder.forward_prepared(queries), encoder.forward_prepared(items)
+            vectors = encoder.forward_by_length([*queries, *items])
+            query_BD, item_ND = vectors.split([len(queries), len(items)])
             loss = loss_of(query_BD, item_ND)
             loss.backward()
         else:
@@ -104,7 +109,7 @@ def step_of(modules: nn.ModuleDict, pairs: TrainingPairs, settings: PosttrainSet
 
 
 def in_pieces(
-    encoder: MoonEncoder, queries: list[Prepared], items: list[Prepared], tokens: int, loss_of: Any
+    encoder: MoonEncoder, queries: list[Prepared], items: list[Prepared], tokens: int, loss_of: Loss
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradient of a large batch with the memory of a small one; exact, for one more forward pass.
 
@@ -123,6 +128,7 @@ def in_pieces(
     vectors.requires_grad_()
     loss = loss_of(vectors[: len(queries)], vectors[len(queries) :])
     loss.backward()
+    assert vectors.grad is not None
     for rows in pieces:
         encoder.forward_prepared([both[row] for row in rows]).backward(vectors.grad[rows])
     vectors = vectors.detach()

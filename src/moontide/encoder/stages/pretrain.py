@@ -20,8 +20,8 @@ from torch import nn
 
 from moontide.catalog.dataset import Dataset
 from moontide.encoder.model.backbone import Backbone
-from moontide.encoder.model.encoder import MoonEncoder
-from moontide.encoder.stages.loop import LoopSettings, train
+from moontide.encoder.model.encoder import TRAINING_TOKENS, MoonEncoder, token_batches
+from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, train
 from moontide.encoder.stages.pictures import Pictures
 from moontide.encoder.stages.questions import Asked, Catalog, ask
 from moontide.foundation.runs import Run
@@ -33,8 +33,8 @@ class PretrainSettings(LoopSettings):
     """Questions and batches of pretraining; the rest is the loop's."""
 
     batch_size: int = pydantic.Field(64, ge=1, description="questions of a step")
-    mini_batch_size: int | None = pydantic.Field(
-        None, ge=1, description="questions with a graph at a time; None: all. The gradient is the same"
+    mini_batch_tokens: int = pydantic.Field(
+        TRAINING_TOKENS, ge=1, description="tokens of one pass, padding included. The gradient is the same"
     )
     augment: float = pydantic.Field(0.5, ge=0, le=1, description="strength of random picture variation")
     seed: int = pydantic.Field(0, description="of questions and variations")
@@ -57,27 +57,28 @@ def pretrain(
 
     def backward(step: int) -> dict[str, float]:
         asked = [ask(backbone, question) for question in catalog.questions(step, settings.batch_size)]
-        return answer_gradients(backbone, asked, settings.mini_batch_size)
+        return answer_gradients(backbone, asked, settings.mini_batch_tokens)
 
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
     loop = LoopSettings(**{name: getattr(settings, name) for name in LoopSettings.model_fields})
     modules = nn.ModuleDict({"backbone": backbone})
-    return train(STAGE, modules, backward, loop, run, asked) | {"refused": len(pictures.refused)}
+    with backbone.remembering(TRAINING_LAYOUTS):
+        results = train(STAGE, modules, backward, loop, run, asked)
+    return results | {"refused": len(pictures.refused)}
 
 
 def answer_gradients(
-    backbone: Backbone, asked: Sequence[Asked], mini_batch_size: int | None = None
+    backbone: Backbone, asked: Sequence[Asked], mini_batch_tokens: int = TRAINING_TOKENS
 ) -> dict[str, float]:
-    """Add the gradients of the mean loss over all answer tokens; mini-batches do not change them.
+    """Add the gradients of the mean loss over all answer tokens, in passes of questions of like length.
 
     Returns:
         loss, and the share of answer tokens that were the likeliest.
     """
     total = sum(int(one.is_answer.sum()) for one in asked)
-    size = mini_batch_size or len(asked)
     loss, right = 0.0, 0
-    for start in range(0, len(asked), size):
-        logits_NV, target_N = answer_logits(backbone, asked[start : start + size])
+    for rows in token_batches([len(one) for one in asked], mini_batch_tokens):
+        logits_NV, target_N = answer_logits(backbone, [asked[row] for row in rows])
         part = F.cross_entropy(logits_NV.float(), target_N, reduction="sum") / total
         part.backward()
         loss += part.item()

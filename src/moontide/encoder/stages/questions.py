@@ -8,7 +8,6 @@ Paper: MOON Embedding 3.2 (kinds paper reported; wording and mixture ours).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product
 from moontide.encoder.model.backbone import Backbone, Prepared
-from moontide.encoder.model.inputs import Picture
+from moontide.encoder.model.inputs import Picture, PictureSource
 from moontide.encoder.stages.pairs import groups_and_split
 from moontide.encoder.stages.pictures import vary
 from moontide.foundation.errors import DataError
@@ -61,9 +60,7 @@ class Catalog:
         DataError: no train product has a picture.
     """
 
-    def __init__(
-        self, dataset: Dataset, pictures: Mapping[str, Picture], augment: float = 0.0, seed: int = 0
-    ):
+    def __init__(self, dataset: Dataset, pictures: PictureSource, augment: float = 0.0, seed: int = 0):
         self.pictures, self.augment, self.seed = pictures, augment, seed
         everything = dataset.products()
         _, is_train = groups_and_split(dataset, [product.product_id for product in everything])
@@ -120,14 +117,22 @@ def annotated_boxes(dataset: Dataset) -> dict[str, tuple[float, float, float, fl
     if not len(regions):
         return {}
     sizes = {row["image_id"]: row for row in dataset.images.facts(("width", "height")).to_pylist()}
-    boxes = {}
+    boxes: dict[str, tuple[float, float, float, float]] = {}
     for row in regions.to_pylist():
         size = sizes.get(row["image_id"])
         if row["source"] == "annotation" and size is not None and None not in row.values():
             width, height = size["width"], size["height"]
-            box = (row["x0"] / width, row["y0"] / height, row["x1"] / width, row["y1"] / height)
-            boxes[row["image_id"]] = tuple(min(max(edge, 0.0), 1.0) for edge in box)
+            boxes[row["image_id"]] = (
+                _share(row["x0"], width),
+                _share(row["y0"], height),
+                _share(row["x1"], width),
+                _share(row["y1"], height),
+            )
     return boxes
+
+
+def _share(edge: float, side: int) -> float:
+    return min(max(edge / side, 0.0), 1.0)
 
 
 def ask(backbone: Backbone, question: Question) -> Asked:
@@ -137,18 +142,19 @@ def ask(backbone: Backbone, question: Question) -> Asked:
     """
     limit = backbone.settings.max_text_tokens
     text = backbone.tokens(f"{question.text} \n " if question.text else "")[:limit]
-    answer = backbone.tokens(f"{question.answer}")[:limit]
+    answer = backbone.tokens(question.answer)[:limit]
     ends = np.array([backbone.tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    picture = backbone.pixels(question.image)
     pieces = [
         ("special", backbone.tokens("<|im_start|>user\n")),
-        *backbone.picture_pieces([question.image]),
+        *backbone.picture_pieces([(picture.shape[0], picture.shape[1])]),
         ("title", text),
         ("query", backbone.tokens(f"{question.asked}?")),
         ("special", backbone.tokens("<|im_end|>\n<|im_start|>assistant\n")),
         ("query", answer),
         ("special", ends),
     ]
-    prepared = backbone.assemble(pieces)
+    prepared = backbone.assemble(pieces, [picture])
     is_answer = np.zeros(len(prepared), dtype=bool)
     is_answer[-(len(answer) + 1) :] = True
     return Asked(prepared, is_answer)
