@@ -12,6 +12,7 @@ from moontide.foundation.statistics import (
     bootstrap_statistic,
     bootstrap_weights,
     compare_ratios,
+    cuped,
     paired_difference,
     ratio_delta,
     resolvable_difference,
@@ -178,3 +179,25 @@ def test_any_statistic_of_group_weights_can_be_bootstrapped():
     interval = bootstrap_statistic(second_moment, 200, replicates=1000)
     assert interval.value == pytest.approx(values.mean(), rel=1e-5)
     assert interval.standard_error == pytest.approx(values.std() / math.sqrt(200), rel=0.15)
+
+
+def test_the_past_takes_noise_out_of_a_comparison_and_no_difference():
+    rng = np.random.default_rng(5)
+    shown, before = rng.integers(20, 200, 2_000).astype(float), rng.integers(50, 400, 2_000).astype(float)
+    rate = rng.beta(4, 60, 2_000)
+    is_b = rng.random(2_000) < 0.5
+    clicks, past = (
+        rng.binomial(shown.astype(int), rate * np.where(is_b, 1.1, 1.0)),
+        rng.binomial(before.astype(int), rate),
+    )
+    plain = compare_ratios(clicks[~is_b], shown[~is_b], clicks[is_b], shown[is_b])
+    better = cuped(clicks.astype(float), shown, past.astype(float), before)
+    adjusted = compare_ratios(better[~is_b], shown[~is_b], better[is_b], shown[is_b])
+    assert better.sum() == pytest.approx(clicks.sum())
+    assert adjusted.difference.standard_error < 0.8 * plain.difference.standard_error
+    assert abs(adjusted.lift.value - 0.1) < 3 * adjusted.lift.standard_error
+
+
+def test_a_past_that_says_nothing_changes_nothing():
+    clicks, shown, none = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0]), np.zeros(3)
+    assert cuped(clicks, shown, none, none).tolist() == clicks.tolist()

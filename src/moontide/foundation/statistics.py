@@ -203,6 +203,30 @@ def compare_ratios(
     return Comparison(a, b, difference, Interval(lift, *bounds, b / a * log_error, level), p_value)
 
 
+def cuped(
+    numerator: np.ndarray, denominator: np.ndarray, past_numerator: np.ndarray, past_denominator: np.ndarray
+) -> np.ndarray:
+    """Numerators of a ratio metric with what each group's own past explains taken out: same mean, less noise.
+
+        u = x - r y,   v = x_past - r_past y_past,   x' = x - theta (v - mean v),   theta = cov(u, v) / var(v)
+
+    The past must lie before the experiment: then both arms lose the same on average, and ratios of x' over y
+    compare as ratios of x do. Also called: CUPED, regression adjustment.
+
+    Args:
+        numerator, denominator: (groups,) of all arms together, such as clicks and impressions.
+        past_numerator, past_denominator: (groups,) the same before the experiment; 0 where there was none.
+
+    Returns:
+        (groups,) adjusted numerators; unchanged where the past is the same for all.
+    """
+    now = numerator - numerator.sum() / max(denominator.sum(), 1e-12) * denominator
+    past = past_numerator - past_numerator.sum() / max(past_denominator.sum(), 1e-12) * past_denominator
+    past = past - past.mean()
+    spread = float(past @ past)
+    return numerator - (float(past @ now) / spread if spread > 0 else 0.0) * past
+
+
 def resolvable_difference(standard_error: float, level: float = 0.95, power: float = 0.8) -> float:
     """The smallest true difference that a test finds with probability `power`: 2.80 standard errors.
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 
 from moontide.catalog.dataset import Dataset
@@ -255,7 +256,12 @@ class Chain:
         for name in ("id", "content"):
             scorer = ClickScorer.load(self.run.path / "ranking" / name, None, self.store, samples=samples)
             policies.append(ClickPolicy(name, scorer, world, self.seed))
-        outcome = run_experiment(world, policies, self.settings.experiment, self.seed)
+        num = len(world.shoppers)
+        past = (
+            np.bincount(samples.shopper, samples.label, num),
+            np.bincount(samples.shopper, minlength=num).astype(float),
+        )
+        outcome = run_experiment(world, policies, self.settings.experiment, self.seed, past)
         return outcome_results(outcome)
 
     def _new_encoder(self) -> MoonEncoder:

@@ -1,6 +1,7 @@
 """An A/B test in the market: shoppers split by hash, each arm with its own policy and its share of budgets.
 
-Intervals cluster by shopper (delta method), because impressions of one shopper are not independent. Beside
+Intervals cluster by shopper (delta method), because impressions of one shopper are not independent, and
+each shopper's clicks in the log before are used to take out what the experiment did not cause (CUPED). Beside
 the clicks that happened stands the mean true chance of a click, which the market knows and a shop does not:
 the same quantity with less noise.
 """
@@ -17,7 +18,7 @@ import pydantic
 from moontide.foundation.progress import track
 from moontide.foundation.seeds import hash_share
 from moontide.foundation.settings import Settings
-from moontide.foundation.statistics import Comparison, compare_ratios, resolvable_difference
+from moontide.foundation.statistics import Comparison, compare_ratios, cuped, resolvable_difference
 from moontide.market.policy import Policy
 from moontide.market.traffic import run
 from moontide.market.world import World
@@ -41,11 +42,14 @@ class Outcome:
         names: of the arms.
         arm_of: (shoppers,) arm of each.
         counts: name of `COUNTS` -> (shoppers,) sums.
+        past_clicks, past_impressions: (shoppers,) before the experiment; they take noise out of comparisons.
     """
 
     names: tuple[str, ...]
     arm_of: np.ndarray
     counts: dict[str, np.ndarray]
+    past_clicks: np.ndarray | None = None
+    past_impressions: np.ndarray | None = None
 
     def total(self, arm: int, name: str) -> float:
         """Sum of a count over the shoppers of an arm."""
@@ -53,10 +57,16 @@ class Outcome:
 
     def compare(self, before: int, after: int, top: str, bottom: str = "impressions") -> Comparison:
         """The ratio top / bottom in two arms, with the interval of its difference and of its lift."""
+        seen = self.counts[bottom] > 0
+        numerator, denominator = self.counts[top], self.counts[bottom]
+        if self.past_clicks is not None and self.past_impressions is not None:
+            past = (self.past_clicks[seen], self.past_impressions[seen])
+            numerator = numerator.copy()
+            numerator[seen] = cuped(numerator[seen], denominator[seen], *past)
         columns = []
         for arm in (before, after):
-            seen = (self.arm_of == arm) & (self.counts[bottom] > 0)
-            columns += [self.counts[top][seen], self.counts[bottom][seen]]
+            own = seen & (self.arm_of == arm)
+            columns += [numerator[own], denominator[own]]
         return compare_ratios(*columns)
 
 
@@ -66,12 +76,17 @@ def split_shoppers(world: World, num_arms: int, salt: str) -> np.ndarray:
 
 
 def run_experiment(
-    world: World, policies: Sequence[Policy], settings: ExperimentSettings, seed: int = 0
+    world: World,
+    policies: Sequence[Policy],
+    settings: ExperimentSettings,
+    seed: int = 0,
+    past: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Outcome:
     """Play the days after the log against the policies; the world's memory moves on.
 
     Args:
         policies: one for each arm; names are theirs.
+        past: (shoppers,) clicks and impressions in the log, see `Outcome`.
     """
     arm_of = split_shoppers(world, len(policies), settings.salt)
     counts = {name: np.zeros(len(arm_of)) for name in COUNTS}
@@ -90,7 +105,8 @@ def run_experiment(
             ):
                 np.add.at(counts[name], batch.requests.shopper, value)
             meter.step(len(shown))
-    return Outcome(tuple(policy.name for policy in policies), arm_of, counts)
+    clicks, impressions = past or (None, None)
+    return Outcome(tuple(policy.name for policy in policies), arm_of, counts, clicks, impressions)
 
 
 def outcome_results(outcome: Outcome, before: int = 0, after: int = 1) -> dict:
