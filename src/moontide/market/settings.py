@@ -37,7 +37,7 @@ class MarketSettings(Settings):
     image_side: int = pydantic.Field(112, ge=32, le=1024, description="side of every picture, pixels")
     num_merchants: int = pydantic.Field(200, ge=1, description="merchants that share the products")
     advertised_share: float = pydantic.Field(0.6, ge=0, le=1, description="products with a campaign, share")
-    new_share: float = pydantic.Field(0.2, ge=0, lt=1, description="products created inside the log, share")
+    new_share: float = pydantic.Field(0.3, ge=0, lt=1, description="products created inside the log, share")
     annotated_share: float = pydantic.Field(0.1, ge=0, le=1, description="pictures with a known box, share")
     num_shoppers: int = pydantic.Field(800, ge=10, description="shoppers who visit during the log")
     num_impressions: int = pydantic.Field(400_000, ge=1_000, description="results shown in the log, about")

@@ -13,7 +13,7 @@ import numpy as np
 from moontide.catalog.dataset import Dataset
 from moontide.center.store import VectorStore
 from moontide.foundation.errors import CheckpointError
-from moontide.ranking.samples import build_samples
+from moontide.ranking.samples import Samples, build_samples
 from moontide.ranking.score import ClickScorer
 from moontide.serving.request import Request
 from moontide.serving.stock import Past
@@ -48,7 +48,7 @@ class LoggedClicks:
         """
         if not (folder / "settings.json").is_file():
             raise CheckpointError(f"no click model at {folder}")
-        samples = build_samples(dataset)
+        samples = _samples_of(folder.parents[1] / "samples", dataset)
         scorer = ClickScorer.load(folder, dataset, store, samples=samples)
         learned = scorer.trained.version
         if scorer.trained.model.settings.use_content and learned not in ("", served):
@@ -73,6 +73,15 @@ class LoggedClicks:
             np.array([self._at_ms]),
             query_vectors=query[None] if query is not None and self._reads_vectors else None,
         )[0]
+
+
+def _samples_of(kept: Path, dataset: Dataset) -> Samples:
+    """The samples the run kept, if they are of this dataset's products; else made from the log again."""
+    if (kept / "samples.json").is_file():
+        samples, products = Samples.load(kept), dataset.table("products", ["product_id"])
+        if samples.entities.product_ids.to_pylist() == products.column(0).to_pylist():
+            return samples
+    return build_samples(dataset)
 
 
 def _query_codes(dataset: Dataset) -> dict[str, int]:

@@ -16,9 +16,11 @@ from moontide.market.policy import (
 from moontide.market.world import World
 from moontide.ranking.score import ClickScorer
 
+FLOOR = 0.2  # of `word_relevance`: the same group
+
 
 class ClickPolicy:
-    """Ranks by bid, p(click) of a model and the words' relevance; creatives are drawn at random.
+    """Ranks by bid and p(click) of a model what fits the query's words; creatives are drawn at random.
 
     Everything but the model is the same for every arm, so that a difference between arms is the model's. The
     model's memory starts where the log ends and takes in what happens in its own arm alone.
@@ -51,7 +53,9 @@ class ClickPolicy:
         """The slates of an auction with the model's click chances."""
         p_click = self.scorer.score(requests.shopper, requests.query, requests.candidates, requests.at)
         creative, chance = random_creatives(requests, self._rng)
-        quality = word_relevance(self.world, requests)
+        # Of another group than what was asked for: last, whatever it bids. A factor in place of this floor
+        # would count relevance twice, for p(click) is of this query.
+        quality = np.where(word_relevance(self.world, requests) >= FLOOR, 1.0, 1e-3)
         return auction_slates(
             requests, p_click, quality, self.world.settings.slots, creative=creative, p_creative=chance
         )

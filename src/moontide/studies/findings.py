@@ -201,9 +201,9 @@ def _experiment_section(trial: dict[str, Any]) -> Section | None:
     )
     text = (
         "Shoppers were split by a hash of their id; each arm has its own click model, its own memory of what "
-        "happened, and its share of every budget. All else is the same: candidates, relevance of words, "
-        "auction, random creatives. The true chance of a click is known to the market alone; it is the same "
-        "comparison with less noise."
+        "happened, and its share of every budget. All else is the same: candidates, a floor on the "
+        "relevance of words, auction, random creatives. The true chance of a click is known to the market "
+        "alone; it is the same comparison with less noise."
     )
     tables = [
         Table(columns, rows, "Arms", formats={"CTR": ".2%", "RPM": ".2f"}),

@@ -150,9 +150,14 @@ class MoonEncoder(SentenceTransformer):
     @property
     def widths(self) -> list[int]:
         """The prefixes that are vectors of their own, the full width last."""
+        return self.matryoshka.widths
+
+    @property
+    def matryoshka(self) -> Matryoshka:
+        """The last module."""
         last = self[-1]
         assert isinstance(last, Matryoshka)
-        return last.widths
+        return last
 
     @property
     def slots(self) -> dict[str, nn.Module | None]:
@@ -201,6 +206,16 @@ class MoonEncoder(SentenceTransformer):
         parts = [self.forward_prepared([prepared[row] for row in rows]) for rows in batches]
         place = np.argsort([row for rows in batches for row in rows])
         return torch.cat(parts)[torch.from_numpy(place).to(parts[0].device)]
+
+    @torch.no_grad()
+    def center(self, prepared: Sequence[Prepared]) -> None:
+        """Bring the mean vector of these items to 0, before contrastive training; see `Matryoshka.center`."""
+        pooled = []
+        for rows in token_batches([len(one) for one in prepared], TRAINING_TOKENS):
+            batch = self.backbone.collate([prepared[row] for row in rows])
+            features = {name: x.to(self.device) for name, x in batch.items()}
+            pooled.append(self[1](self[0](features))["sentence_embedding"])
+        self.matryoshka.center(torch.cat(pooled))
 
     def num_tokens(self, value: Any) -> int:
         """Tokens an item will cost, from its text and the headers of its pictures; nothing is decoded."""

@@ -51,15 +51,27 @@ class Matryoshka(Module):
         if any(not 0 < prefix_width <= size for prefix_width in widths):
             raise SettingsError(f"matryoshka widths must lie in 1..{size}, got {list(widths)}")
         self.widths: list[int] = sorted({*widths, size})
-        self.projection = nn.Linear(width, dim, bias=False) if dim else nn.Identity()
+        self.projection = nn.Linear(width, dim) if dim else nn.Identity()
         if isinstance(self.projection, nn.Linear):
             nn.init.orthogonal_(self.projection.weight)
+            nn.init.zeros_(self.projection.bias)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         features["sentence_embedding"] = F.normalize(
             self.projection(features["sentence_embedding"]).float(), dim=-1
         )
         return features
+
+    @torch.no_grad()
+    def center(self, pooled_BD: torch.Tensor) -> None:
+        """Set a bias that is still 0 so that these states have mean 0 behind the projection.
+
+        Pooled states of a new or generative model share one large direction. Contrastive training from there
+        first draws all vectors together and takes hundreds of steps to part them again. Without a projection,
+        or with one that was trained before, nothing changes.
+        """
+        if isinstance(self.projection, nn.Linear) and not self.projection.bias.any():
+            self.projection.bias.copy_(-self.projection.weight @ pooled_BD.float().mean(0))
 
     def get_embedding_dimension(self) -> int:
         return self.dim or self.width

@@ -22,6 +22,7 @@ from torch import nn
 from moontide.catalog.dataset import Dataset
 from moontide.encoder.model.backbone import Prepared
 from moontide.encoder.model.encoder import MoonEncoder, token_batches
+from moontide.encoder.model.inputs import Item
 from moontide.encoder.objectives.infonce import Temperature, matryoshka_info_nce
 from moontide.encoder.objectives.masks import not_negative
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, train
@@ -67,6 +68,7 @@ def posttrain(
     modules = nn.ModuleDict({"encoder": encoder, "temperature": temperature})
     backward = step_of(encoder, temperature, pairs, settings)
     asked = [settings.model_dump(mode="json"), dataset.fingerprint(), pairs.group.tolist()]
+    encoder.center([encoder.prepare(item) for item in _some_items(pairs)])
     with encoder.backbone.remembering(TRAINING_LAYOUTS):
         results = train(STAGE, modules, backward, _loop(settings), run, asked, temperature.clamp)
     return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
@@ -106,6 +108,12 @@ def step_of(
         return {"loss": loss.item(), "accuracy": hit.float().mean().item(), "temperature": tau.item()}
 
     return backward
+
+
+def _some_items(pairs: TrainingPairs, num: int = 32) -> list[Item]:
+    """Queries and items of every pairing, as the first steps see them."""
+    batches = [pairs.batch(number, 0, 0, num) for number in range(len(pairs.pairings))]
+    return [item for batch in batches for item in (*batch.queries, *batch.items)]
 
 
 def in_pieces(
