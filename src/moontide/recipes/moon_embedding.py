@@ -13,7 +13,7 @@ from moontide.encoder.stages.pretrain import PretrainSettings
 from moontide.encoder.twotower import TwoTowerSettings
 
 
-def encoder(depth: int = 3) -> EncoderSettings:
+def encoder(depth: int = 4) -> EncoderSettings:
     """A tiny Qwen3-VL; `depth` sets layers, width, heads and learning rate."""
     return EncoderSettings(
         depth=depth,  # ours: measured in docs/results.md
@@ -22,11 +22,15 @@ def encoder(depth: int = 3) -> EncoderSettings:
         widths=(32, 64, 128),  # guess
         attention="bidirectional",  # paper 3.3
         pooling="mean",  # paper 3.3
+        max_text_tokens=64,  # guess: the end of long descriptions is left out
     )
 
 
 def pretraining(settings: EncoderSettings, num_steps: int, batch_size: int = 64) -> PretrainSettings:
-    """Questions on the catalog: title, attributes, category, which box (paper 3.2)."""
+    """Questions on the catalog: title, attributes, category, which box (paper 3.2).
+
+    At the demo's size and time it makes the vectors worse (docs/experiments.md), so `tiny` leaves it out.
+    """
     return PretrainSettings(
         num_steps=num_steps,  # ours: measured in docs/results.md
         batch_size=batch_size,  # guess
@@ -35,13 +39,15 @@ def pretraining(settings: EncoderSettings, num_steps: int, batch_size: int = 64)
     )
 
 
-def posttraining(settings: EncoderSettings, num_steps: int, batch_size: int = 128) -> PosttrainSettings:
+def posttraining(settings: EncoderSettings, num_steps: int, batch_size: int = 32) -> PosttrainSettings:
     """InfoNCE on clicks, carts and orders, in-batch negatives, one pairing of forms a step (paper 3.4)."""
     return PosttrainSettings(
         num_steps=num_steps,  # ours: measured in docs/results.md
-        batch_size=batch_size,  # guess
-        learning_rate=settings.learning_rate,  # guess
-        temperature=0.05,  # guess: learned from there on
+        batch_size=batch_size,  # ours: docs/experiments.md
+        learning_rate=settings.learning_rate,  # ours: docs/experiments.md
+        temperature=0.1,  # ours: docs/experiments.md; learned from there on
+        catalog_share=0.5,  # guess
+        augment=0.3,  # ours: docs/experiments.md
         checkpoint_every=max(20, num_steps // 8),  # guess
     )
 
