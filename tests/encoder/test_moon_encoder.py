@@ -405,3 +405,14 @@ def test_batches_hold_every_row_once_and_stay_within_their_tokens():
     assert sorted(row for rows in batches for row in rows) == list(range(8))
     assert all(len(rows) * max(lengths[row] for row in rows) <= 60 for rows in batches)
     assert token_batches([100], 10) == [[0]]
+
+
+def test_centering_brings_the_mean_of_a_new_encoder_to_zero_and_leaves_a_trained_one_alone(make_encoder):
+    encoder = make_encoder()
+    items = [encoder.prepare({"text": f"a {color} mug"}) for color in ("red", "navy", "green", "white")]
+    spread = encoder.forward_prepared(items).mean(0).norm()
+    encoder.center(items)
+    assert encoder.forward_prepared(items).mean(0).norm() < 0.5 * spread
+    bias = encoder.matryoshka.projection.bias.detach().clone()
+    encoder.center(items[:1])
+    assert torch.equal(encoder.matryoshka.projection.bias, bias)

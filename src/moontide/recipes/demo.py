@@ -43,7 +43,7 @@ def tiny() -> ChainSettings:
         posttrain=moon_embedding.posttraining(encoder, num_steps=2_600),
         clicks=mim.click_model(),
         training=mim.training(),
-        experiment=ExperimentSettings(num_requests=30_000, days=7),
+        experiment=ExperimentSettings(num_requests=80_000, days=14),
     )
 
 
@@ -66,14 +66,14 @@ def study() -> ChainSettings:
 
 
 def content() -> ChainSettings:
-    """A cell of the content study: 1,500 products, 150,000 impressions, minutes on one core."""
+    """A cell of the content study: 1,200 products, 120,000 impressions, three minutes on one core."""
     encoder = moon_embedding.encoder()
     return ChainSettings(
         market=MarketSettings(
-            num_products=1_500, num_merchants=75, num_shoppers=300, num_impressions=150_000
+            num_products=1_200, num_merchants=60, num_shoppers=240, num_impressions=120_000
         ),
         encoder=encoder,
-        posttrain=moon_embedding.posttraining(encoder, num_steps=1_000),
+        posttrain=moon_embedding.posttraining(encoder, num_steps=600),
         clicks=mim.click_model(),
         training=mim.training().but(batch_size=512),
     )
