@@ -119,11 +119,12 @@ def _headline(clicks: dict[str, Any], trial: dict[str, Any], results: dict[str, 
 
 
 def _lead(chain: Chain) -> str:
-    rows, name = chain.dataset.info.get("rows", {}), chain.dataset.info.get("name")
+    rows, market = chain.dataset.info.get("rows", {}), chain.dataset.info.get("market")
+    is_drawn = market is not None and market["kind"] == "rendered"
+    name = "a rendered market" if is_drawn else chain.dataset.info.get("name")
     text = f"Measured on {name}: {rows.get('products', 0):,} products"
     if rows.get("events"):
         text += f", {rows.get('shoppers', 0):,} shoppers, {rows['events']:,} logged events"
-    market = chain.dataset.info.get("market")
     if market:
         blind = (
             " In this control market shoppers ignore looks and words." if market["settings"]["blind"] else ""
