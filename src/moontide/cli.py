@@ -65,7 +65,7 @@ def options(
     """Multimodal product vectors that lift click-through rate, and the ad server that uses them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our bars say what is going on
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")  # threads that spin while they wait slow others tenfold
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # waiting threads that spin on slow others tenfold
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("moontide").setLevel(logging.WARNING if quiet else logging.INFO)
 

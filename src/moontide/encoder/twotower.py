@@ -24,7 +24,7 @@ from moontide.encoder.model.inputs import Item, Picture, canonical
 from moontide.encoder.model.tiny import new_tokenizer
 from moontide.encoder.objectives.infonce import Temperature, info_nce
 from moontide.encoder.objectives.masks import not_negative
-from moontide.encoder.stages.loop import LoopSettings, train
+from moontide.encoder.stages.loop import LoopSettings, loop_of, train
 from moontide.encoder.stages.pairs import Pairing, TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.device import threads
@@ -149,7 +149,7 @@ def train_two_tower(
         loss.backward()
         return {"loss": loss.item(), "temperature": tau.item()}
 
-    loop = LoopSettings(**{name: getattr(settings, name) for name in LoopSettings.model_fields})
+    loop = loop_of(settings)
     if settings.seconds is not None:
         loop = loop.but(num_steps=max(1, int(settings.seconds / _seconds_a_step(modules, backward))))
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]

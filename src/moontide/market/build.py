@@ -129,7 +129,12 @@ def _let_loose(
 ) -> Dataset:
     """Shoppers, queries and the log over a finished supply side."""
     choice = choice or ChoiceSettings()
-    facts = {"kind": kind, "settings": settings.model_dump(), "seed": seed, "choice": choice.version}
+    facts = {
+        "kind": kind,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "choice": choice.version,
+    }
     info = base.info if base else {"license": "Apache-2.0", "source": "simulated market"}
     with DatasetWriter(
         path,

@@ -238,7 +238,8 @@ def _assemble(
         name: _array(shows, name).astype(np.int32)
         for name in ("shopper", "query", "product", "creative", "position")
     }
-    counters = _counters(shows, codes["query"], at, np.sort(_array(behaviors, "ms")[kinds == CLICK]))
+    leaf = entities.leaf_codes()[codes["product"]]
+    counters = _counters(shows, codes["query"], leaf, at, np.sort(_array(behaviors, "ms")[kinds == CLICK]))
     is_test = at >= border
     shown = np.bincount(codes["product"][~is_test], minlength=len(entities.products))
     created = entities.created_at[codes["product"]]
@@ -265,12 +266,16 @@ def _assemble(
     )
 
 
-def _counters(shows: pa.Table, query: np.ndarray, at: np.ndarray, click_at: np.ndarray) -> np.ndarray:
+def _counters(
+    shows: pa.Table, query: np.ndarray, leaf: np.ndarray, at: np.ndarray, click_at: np.ndarray
+) -> np.ndarray:
     columns = {name: _array(shows, name) for name in COUNTERS if name in shows.column_names}
     columns["all_shows"] = np.searchsorted(at, at, side="left")  # impressions are in order of time
     columns["all_clicks"] = np.searchsorted(click_at, at, side="left")
     for name in ("query_shows", "query_clicks"):
         columns[name] = np.where(query >= 0, columns[name], 0)  # requests without a query share nothing
+    for name in ("leaf_shows", "leaf_clicks"):
+        columns[name] = np.where(leaf >= 0, columns[name], 0)  # nor do products without a category
     return np.stack([columns[name].astype(np.int32) for name in COUNTERS], axis=1)
 
 

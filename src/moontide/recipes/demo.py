@@ -73,7 +73,7 @@ def content() -> ChainSettings:
             num_products=1_200, num_merchants=60, num_shoppers=240, num_impressions=120_000
         ),
         encoder=encoder,
-        posttrain=moon_embedding.posttraining(encoder, num_steps=600),
+        posttrain=moon_embedding.posttraining(encoder, num_steps=450),
         clicks=mim.click_model(),
         training=mim.training().but(batch_size=512),
     )

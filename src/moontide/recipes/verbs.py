@@ -1,4 +1,4 @@
-"""The commands `moontide demo`, `moontide run` and `moontide papers`."""
+"""The commands `moontide demo`, `moontide run`, `moontide study` and `moontide papers`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def content(
 
     _check_size(size, (*SIZES, "content"))
     settings = RECIPES[size]()
-    cells = content_cells(settings, markets, seeds, kinds.split(","))
+    cells = content_cells(settings, markets, seeds, [kind.strip() for kind in kinds.split(",")])
     rows = run_content_study(to, settings, cells)
     text = content_markdown(content_tables(rows)) if rows else "no cell is finished\n"
     write_bytes(to / "tables.md", text.encode())

@@ -23,7 +23,8 @@ class ClickPolicy:
     """Ranks by bid and p(click) of a model what fits the query's words; creatives are drawn at random.
 
     Everything but the model is the same for every arm, so that a difference between arms is the model's. The
-    model's memory starts where the log ends and takes in what happens in its own arm alone.
+    model's memory starts where the log ends and takes in what is shown and clicked in its own arm alone;
+    orders come later than an experiment lasts and are left out.
 
     Args:
         name: of the arm.

@@ -1,6 +1,6 @@
 """The whole chain of one run, stage by stage; what `moontide demo` and `moontide run` call.
 
-    market ─► pretrain ─► posttrain ─► retrieval ─► embed ─► clicks ─► experiment ─► report
+    market ─► pretrain ─► posttrain ─► twotower ─► retrieval ─► embed ─► clicks ─► experiment ─► report
 
 Every stage leaves its results in RUN/stages and its products beside them; a stage that has ended is not run
 again, and one that was cut off goes on from its last checkpoint. What a dataset lacks (a log, a hidden
@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pydantic
 
 from moontide.catalog.dataset import Dataset
@@ -80,6 +84,15 @@ class ChainSettings(Settings):
         ("id", "id_attributes", "content", "permuted"), description="click models"
     )
     experiment: ExperimentSettings | None = pydantic.Field(None, description="A/B in the market; None: none")
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> ChainSettings:
+        arms_of(self.clicks, self.arms)
+        if self.experiment is not None and not {"id", "content"} <= set(self.arms):
+            raise ValueError(f"an experiment needs the arms id and content, got {', '.join(self.arms)}")
+        if self.lora_rank and self.backbone is None:
+            raise ValueError("lora_rank needs a backbone: name a published model, or set it to 0")
+        return self
 
 
 def run_chain(
@@ -158,11 +171,12 @@ class Chain:
         return Dataset.open(self.run.facts["settings"].get("dataset") or self.run.path / "dataset")
 
     @cached_property
-    def cutoff(self):
-        """The moment the test period begins; None without a log."""
-        if not self.dataset.has("events"):
+    def cutoff(self) -> datetime | None:
+        """The moment the test period begins; None where nothing was shown."""
+        events = self.dataset.table("events", ["kind", "at"])
+        if not pc.any(pc.equal(events.column("kind"), "impression")).as_py():
             return None
-        return cutoff(self.dataset.table("events", ["kind", "at"]), self.settings.samples.test_share)
+        return cutoff(events, self.settings.samples.test_share)
 
     @property
     def has_truth(self) -> bool:
@@ -179,7 +193,8 @@ class Chain:
         """A new encoder answers questions on the catalog."""
         assert self.settings.pretrain is not None
         encoder = self._new_encoder()
-        results = pretrain(encoder, self.dataset, self.settings.pretrain.but(seed=self.seed), self.run)
+        settings = self.settings.pretrain.but(before=self.cutoff, seed=self.seed)
+        results = pretrain(encoder, self.dataset, settings, self.run)
         self._save(encoder, self.run.path / "checkpoints" / "pretrained")
         return results
 
@@ -225,8 +240,8 @@ class Chain:
 
     def train_clicks(self) -> dict[str, Any]:
         """Click models on the log, compared on its last part."""
-        if not self.dataset.has("events"):
-            return {"skipped": f"{self.dataset.path.name} has no events: no click model, no experiment"}
+        if self.cutoff is None:
+            return {"skipped": f"{self.dataset.path.name} has no impressions: no click model, no experiment"}
         folder, settings = self.run.path, self.settings
         samples = build_samples(self.dataset, settings.samples)
         samples.save(folder / "samples")
@@ -272,13 +287,17 @@ class Chain:
         return MoonEncoder.tiny(self._texts(), settings.encoder, self.seed)
 
     def _texts(self) -> list[str]:
-        """What the tokenizer of a new encoder learns from: train products and queries."""
+        """What the tokenizer of a new encoder learns from: train products, and what was asked before."""
         splits = self.dataset.table("splits")
         held = {row["product_id"] for row in splits.to_pylist() if row["split"] == "test"}
         texts = [
             render_text(product)[0] for product in self.dataset.products() if product.product_id not in held
         ]
-        return texts + [query.text for query in self.dataset.queries() if query.text]
+        events = self.dataset.table("events", ["at", "query_id"])
+        if self.cutoff is not None:
+            events = events.filter(pc.less(events.column("at"), pa.scalar(self.cutoff)))
+        asked = set(events.column("query_id").to_pylist())
+        return texts + [q.text for q in self.dataset.queries() if q.text and q.query_id in asked]
 
     def _save(self, encoder: MoonEncoder, path: Path) -> None:
         """Write a model folder whole or not at all."""
@@ -289,4 +308,5 @@ class Chain:
 def peak_bytes() -> int:
     """The most memory this process or one of its children held so far."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit

@@ -110,6 +110,9 @@ def train_arms(
         for arm in arms
         if not (out / arm.name / "settings.json").exists()
     ]
+    if run is not None:
+        for task in tasks:
+            run.rewind(f"ranking-{task.arm.name}", -1)  # lines of a try that was cut off
     with track(len(tasks), "click models") as meter:
         for _ in in_order(_train, tasks, min(num_cores(), len(tasks)), chunk=1):
             meter.step()

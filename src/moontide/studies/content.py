@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from moontide.catalog.dataset import Dataset
+from moontide.foundation.errors import CheckpointError, SettingsError
 from moontide.foundation.runs import Run
 from moontide.foundation.statistics import Interval
 from moontide.market.build import build_market
@@ -30,7 +32,13 @@ SPARE = ("checkpoints", "center", "samples", "vectors", "ranking", "encoder")  #
 def content_cells(
     settings: ChainSettings, market_seeds: int, training_seeds: int, kinds: Sequence[str] = KINDS
 ) -> list[Cell]:
-    """The cells, every kind and market once before the second training seed."""
+    """The cells, every kind and market once before the second training seed.
+
+    Raises:
+        SettingsError: an unknown kind of market.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise SettingsError(f"no kind of market is called {unknown[0]!r}: the kinds are {', '.join(KINDS)}")
     asked = settings.model_dump(mode="json")
     return [
         Cell(
@@ -64,8 +72,12 @@ def _market(folder: Path, settings: ChainSettings, cell: Cell) -> Path:
     assert settings.market is not None
     kind, seed = cell.settings["kind"], cell.settings["market_seed"]
     path = folder / "markets" / f"{kind}-{seed}"
+    wanted = settings.market.but(blind=kind == "blind")
     if not (path / "dataset.json").exists():
-        build_market(path, settings.market.but(blind=kind == "blind"), seed)
+        build_market(path, wanted, seed)
+    made = Dataset.open(path).info.get("market", {})
+    if (made.get("settings"), made.get("seed")) != (wanted.model_dump(mode="json"), seed):
+        raise CheckpointError(f"{path} is another market than asked for: name another folder, or delete it")
     return path
 
 
@@ -85,7 +97,7 @@ def content_tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, A
                 lines = [_line(row, where, model) for row in own]
                 found = [line for line in lines if line is not None]
                 entry = {"market": kind, "slice": where, "model": model, "cells": len(found)}
-                entry |= {name: float(np.nanmean([line[name.lower()] for line in found])) for name in METRICS}
+                entry |= {name: _mean([line[name.lower()] for line in found]) for name in METRICS}
                 tables["models"].append(entry)
             for before, after in COMPARISONS:
                 tables["gains"].append(_gain(kind, own, where, before, after))
@@ -94,6 +106,12 @@ def content_tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 
 METRICS = ("AUC", "GAUC")
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the values that are defined; NaN without any."""
+    found = [value for value in values if math.isfinite(value)]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _line(row: dict[str, Any], where: str, model: str) -> dict[str, Any] | None:
@@ -116,14 +134,14 @@ def _gain(kind: str, rows: Sequence[dict[str, Any]], where: str, before: str, af
     if every:
         values = [gain["difference"]["value"] for gain in every]
         entry |= {"least": min(values), "most": max(values)}
-        entry["resolvable"] = float(np.mean([gain["resolvable"] for gain in every]))
-        entry["gap closed"] = float(np.mean([gain.get("closed", math.nan) for gain in every]))
+        entry["resolvable"] = _mean([gain["resolvable"] for gain in every])
+        entry["gap closed"] = _mean([gain.get("closed", math.nan) for gain in every])
     return entry
 
 
 def _over_markets(values: Sequence[Sequence[float]], level: float = 0.95) -> Interval:
     """Mean of the markets' means with Student's interval over markets; NaN bounds with one market."""
-    means = np.array([np.mean(one) for one in values if len(one)])
+    means = np.array([mean for one in values if math.isfinite(mean := _mean(one))])
     if not len(means):
         return Interval(*[math.nan] * 4, level)
     if len(means) < 2:

@@ -43,6 +43,11 @@ class LoopSettings(Settings):
     checkpoint_every: int = pydantic.Field(200, ge=1, description="steps between checkpoints")
 
 
+def loop_of(settings: LoopSettings) -> LoopSettings:
+    """The loop's own part of a stage's settings."""
+    return LoopSettings(**{name: getattr(settings, name) for name in LoopSettings.model_fields})
+
+
 def rate_at(step: int, settings: LoopSettings) -> float:
     """Learning rate of a step: linear warm-up, then half a cosine down to 1 % of the highest."""
     warm = max(1, round(settings.num_steps * settings.warmup_share))
@@ -83,13 +88,13 @@ def train(
         after_step: called after every optimizer step.
 
     Returns:
-        steps, first and last logged loss, seconds spent in this call, steps run in this call.
+        steps, first and last logged loss, seconds of training in all calls, steps run in this call.
     """
     optimizer = new_optimizer(modules, settings)
     folder = run.checkpoints(stage) if run else None
     identity = fingerprint([settings.model_dump(mode="json"), asked])
-    start = restore(folder, modules, optimizer, identity) if folder else 0
-    if run and start:
+    start, spent = restore(folder, modules, optimizer, identity) if folder else (0, 0.0)
+    if run:
         run.rewind(stage, start - 1)
     modules.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -111,16 +116,17 @@ def train(
             if run and (step % settings.log_every == 0 or is_last):
                 run.log(stage, step, **figures, rate=rate, gradient_norm=float(norm))
             if folder and ((step + 1) % settings.checkpoint_every == 0 or is_last):
-                keep(folder, modules, optimizer, identity, step + 1)
+                keep(folder, modules, optimizer, identity, step + 1, spent + time.monotonic() - began)
     modules.eval()
-    results = {"steps": settings.num_steps, "seconds": time.monotonic() - began, "steps_here": meter.done}
+    seconds = spent + time.monotonic() - began
+    results = {"steps": settings.num_steps, "seconds": seconds, "steps_here": meter.done}
     lines = run.metrics(stage) if run else []
     if lines:
         results |= {"first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"]}
     return {**results, **{name: value for name, value in figures.items() if name != "loss"}}
 
 
-def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: int) -> None:
+def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: int, seconds: float) -> None:
     """Write a checkpoint whole, then drop all but the newest two."""
     buffer = io.BytesIO()
     trained = {name for name, parameter in modules.named_parameters() if parameter.requires_grad}
@@ -128,6 +134,7 @@ def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: 
     state = {
         "identity": identity,
         "step": step,
+        "seconds": seconds,
         "weights": weights,
         "optimizer": optimizer.state_dict(),
         "random": torch.get_rng_state(),
@@ -138,8 +145,8 @@ def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: 
         old.unlink()
 
 
-def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> int:
-    """Load the newest checkpoint; gives the step to go on with, 0 without one.
+def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> tuple[int, float]:
+    """Load the newest checkpoint; gives the step to go on with and the seconds spent so far, 0 without one.
 
     Raises:
         CheckpointError: it was made with other settings or data, or cannot be read.
@@ -158,5 +165,5 @@ def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> 
         assert not result.unexpected_keys
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
-        return state["step"]
-    return 0
+        return state["step"], state["seconds"]
+    return 0, 0.0

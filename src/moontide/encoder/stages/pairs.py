@@ -94,7 +94,7 @@ class TrainingPairs:
     Args:
         dataset: products, splits, images; queries and events for the log.
         pictures: pixels by image id.
-        before: events from this moment on are not seen; None: all are.
+        before: events and products from this moment on are not seen; None: all are.
         catalog_share: share of steps that pair a product with another view of itself.
         augment: strength of random picture variation, see `pictures.vary`.
         table: the pairings to choose from; those without rows are left out.
@@ -116,6 +116,7 @@ class TrainingPairs:
         self.pictures, self.augment, self.seed = pictures, augment, seed
         self.products = dataset.products()
         self.group, self.is_train = groups_and_split(dataset, [p.product_id for p in self.products])
+        self.is_train &= is_known(self.products, before)
         self.rows = log_rows(dataset, [p.product_id for p in self.products], self.is_train, before)
         self._queries = {query.query_id: query for query in dataset.queries()} if len(self.rows.query) else {}
         self._known: dict[tuple[str, str, str], np.ndarray] = {}
@@ -244,6 +245,11 @@ class LogRows:
     def keys(self, num_products: int) -> np.ndarray:
         """Sorted keys query * num_products + product of all pairs, for `masks.not_negative`."""
         return np.sort(self.query * num_products + self.product)
+
+
+def is_known(products: Sequence[Product], before: datetime | None) -> np.ndarray:
+    """Whether each product was there before a moment; one without a date always was."""
+    return np.array([before is None or p.created_at is None or p.created_at < before for p in products])
 
 
 def groups_and_split(dataset: Dataset, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

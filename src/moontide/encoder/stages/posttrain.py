@@ -25,7 +25,7 @@ from moontide.encoder.model.encoder import MoonEncoder, token_batches
 from moontide.encoder.model.inputs import Item
 from moontide.encoder.objectives.infonce import Temperature, matryoshka_info_nce
 from moontide.encoder.objectives.masks import not_negative
-from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, train
+from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
 from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.runs import Run
@@ -70,7 +70,7 @@ def posttrain(
     asked = [settings.model_dump(mode="json"), dataset.fingerprint(), pairs.group.tolist()]
     encoder.center([encoder.prepare(item) for item in _some_items(pairs)])
     with encoder.backbone.remembering(TRAINING_LAYOUTS):
-        results = train(STAGE, modules, backward, _loop(settings), run, asked, temperature.clamp)
+        results = train(STAGE, modules, backward, loop_of(settings), run, asked, temperature.clamp)
     return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
 
 
@@ -141,7 +141,3 @@ def in_pieces(
         encoder.forward_prepared([both[row] for row in rows]).backward(vectors.grad[rows])
     vectors = vectors.detach()
     return vectors[: len(queries)], vectors[len(queries) :], loss.detach()
-
-
-def _loop(settings: PosttrainSettings) -> LoopSettings:
-    return LoopSettings(**{name: getattr(settings, name) for name in LoopSettings.model_fields})

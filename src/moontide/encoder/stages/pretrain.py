@@ -10,6 +10,7 @@ tokens (ours).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import nn
 from moontide.catalog.dataset import Dataset
 from moontide.encoder.model.backbone import Backbone
 from moontide.encoder.model.encoder import TRAINING_TOKENS, MoonEncoder, token_batches
-from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, train
+from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
 from moontide.encoder.stages.pictures import Pictures
 from moontide.encoder.stages.questions import Asked, Catalog, ask
 from moontide.foundation.runs import Run
@@ -37,6 +38,7 @@ class PretrainSettings(LoopSettings):
         TRAINING_TOKENS, ge=1, description="tokens of one pass, padding included. The gradient is the same"
     )
     augment: float = pydantic.Field(0.5, ge=0, le=1, description="strength of random picture variation")
+    before: datetime | None = pydantic.Field(None, description="products from this moment on are not seen")
     seed: int = pydantic.Field(0, description="of questions and variations")
 
 
@@ -53,14 +55,14 @@ def pretrain(
     """
     backbone = encoder.backbone
     pictures = Pictures(dataset.images, backbone.pixels)
-    catalog = Catalog(dataset, pictures, settings.augment, settings.seed)
+    catalog = Catalog(dataset, pictures, settings.augment, settings.seed, settings.before)
 
     def backward(step: int) -> dict[str, float]:
         asked = [ask(backbone, question) for question in catalog.questions(step, settings.batch_size)]
         return answer_gradients(backbone, asked, settings.mini_batch_tokens)
 
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
-    loop = LoopSettings(**{name: getattr(settings, name) for name in LoopSettings.model_fields})
+    loop = loop_of(settings)
     modules = nn.ModuleDict({"backbone": backbone})
     with backbone.remembering(TRAINING_LAYOUTS):
         results = train(STAGE, modules, backward, loop, run, asked)

@@ -9,6 +9,7 @@ Paper: MOON Embedding 3.2 (kinds paper reported; wording and mixture ours).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product
 from moontide.encoder.model.backbone import Backbone, Prepared
 from moontide.encoder.model.inputs import Picture, PictureSource
-from moontide.encoder.stages.pairs import groups_and_split
+from moontide.encoder.stages.pairs import groups_and_split, is_known
 from moontide.encoder.stages.pictures import vary
 from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
@@ -55,15 +56,24 @@ class Catalog:
         dataset: products and images; splits and regions where it has them.
         pictures: pixels by image id.
         augment: strength of random picture variation; pictures with a box to tell stay as they are.
+        before: products from this moment on are not asked about.
 
     Raises:
         DataError: no train product has a picture.
     """
 
-    def __init__(self, dataset: Dataset, pictures: PictureSource, augment: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        dataset: Dataset,
+        pictures: PictureSource,
+        augment: float = 0.0,
+        seed: int = 0,
+        before: datetime | None = None,
+    ):
         self.pictures, self.augment, self.seed = pictures, augment, seed
         everything = dataset.products()
         _, is_train = groups_and_split(dataset, [product.product_id for product in everything])
+        is_train &= is_known(everything, before)
         self.products = [
             product
             for product, wanted in zip(everything, is_train, strict=True)
