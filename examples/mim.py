@@ -1,6 +1,6 @@
 """The click model with and without content: DIN on ids, and the SimTier branch over a center's vectors.
 
-moontide embed data/market --encoder runs/encoder --to runs/center
+moontide embed --dataset data/market --encoder runs/encoder --to runs/center
 python examples/mim.py data/market runs/center
 """
 

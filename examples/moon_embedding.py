@@ -30,9 +30,11 @@ def main() -> None:
     dataset = moontide.Dataset.open(asked.dataset)
     before = cutoff(dataset.table("events", ["kind", "at"])) if dataset.has("events") else None
     settings = moon_embedding.encoder(asked.depth)
-    encoder = moontide.Encoder.tiny([render_text(product)[0] for product in dataset.products()], settings)
+    held = {row["product_id"] for row in dataset.table("splits").to_pylist() if row["split"] == "test"}
+    known = [product for product in dataset.products() if product.product_id not in held]
+    encoder = moontide.Encoder.tiny([render_text(product)[0] for product in known], settings)
     if asked.pretrain:
-        pretrain(encoder, dataset, moon_embedding.pretraining(settings, asked.pretrain))
+        pretrain(encoder, dataset, moon_embedding.pretraining(settings, asked.pretrain).but(before=before))
     posttrain(encoder, dataset, moon_embedding.posttraining(settings, asked.steps).but(before=before))
     columns = ("protocol", "gallery", "n", "size", "recall@1", "recall@10", "chance@10")
     print(as_markdown(columns, retrieval_table(dataset, encoder.encode_items, before)))

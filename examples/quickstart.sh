@@ -4,7 +4,7 @@
 set -eu
 table=$1; pictures=$2; bin=${VENV:-.venv}/bin
 
-"$bin"/moontide data import table "$table" --images "$pictures" --dry-run            # how the first rows would land
+"$bin"/moontide data import table "$table" --images "$pictures" --dry-run             # how the first rows would land
 "$bin"/moontide data import table "$table" --images "$pictures" --to data/catalog
 "$bin"/moontide data check data/catalog --sheet data/sheet.png                       # defects, duplicates, leakage
 "$bin"/moontide market open --dataset data/catalog --to data/market                  # no click log yet? simulate one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -420,3 +421,46 @@ def test_the_commands_open_a_market_and_print_its_marginals(catalog, tmp_path):
     shown = runner.invoke(app, ["report", str(tmp_path / "m")], catch_exceptions=False)
     assert "click-through rate" in shown.output
     assert Path(tmp_path / "m" / "dataset.json").exists()
+
+
+def test_a_catalog_newer_than_the_usual_log_is_still_sold(market, tmp_path):
+    with DatasetWriter(tmp_path / "late", "late") as writer:
+        rows = []
+        for row in market.table("products").to_pylist()[:30]:
+            image_id = row["image_ids"][0]
+            writer.add_image(image_id, market.images[image_id])
+            rows.append({name: row[name] for name in ("product_id", "title", "category")})
+            rows[-1] |= {"image_ids": [image_id], "created_at": datetime(2027, 5, 4, 12, tzinfo=UTC)}
+        writer.put("products", rows)
+    settings = SETTINGS.but(num_impressions=1_000, days=3)
+    opened = open_market(Dataset.open(tmp_path / "late"), tmp_path / "open", settings, seed=1, workers=1)
+    shown = of_kind(opened.table("events"), "impression")
+    assert len(shown) > 50
+    assert min(shown.column("at").to_pylist()) >= datetime(2027, 5, 4, 12, tzinfo=UTC)
+
+
+def test_marginals_do_without_places_queries_and_known_products(tmp_path):
+    at = datetime(2026, 3, 3, tzinfo=UTC)
+    with DatasetWriter(tmp_path / "log", "log") as writer:
+        writer.put("products", [{"product_id": "1", "title": "a mug"}])
+        kinds = ("search", "impression", "impression", "click")
+        products = (None, "1", "gone", "1")
+        rows = [
+            {"event_id": f"{number}", "at": at, "kind": kind, "product_id": product, "shopper_id": "s"}
+            for number, (kind, product) in enumerate(zip(kinds, products, strict=True))
+        ]
+        writer.append("events", rows)
+    lines = {line.name: line.value for line in market_report(Dataset.open(tmp_path / "log"))}
+    assert lines["click-through rate"] == "50.00%"
+    assert "click-through rate by place" not in lines
+
+
+def test_a_bid_under_the_reserve_is_organic_and_never_an_ad():
+    requests = Requests(
+        np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.array([[0, 1]]), np.array([[4, 20]]),
+        np.zeros((1, 2, 1), int), np.zeros(1, int),
+    )  # fmt: skip
+    slates = auction_slates(requests, np.full((1, 2), 0.1), np.ones((1, 2)), slots=2, reserve=5.0)
+    assert slates.product.tolist() == [[0, 1]]
+    assert slates.bid_cents.tolist() == [[0, 20]]
+    assert slates.creative[0, 0] == -1

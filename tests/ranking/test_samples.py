@@ -1,6 +1,6 @@
 """Samples: what is known at an impression, against a slow walk through the log; no future leaks in."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from moontide.foundation.errors import CheckpointError, DataError
 from moontide.ranking.counters import COUNTED, COUNTERS, PLACE, dense_features, smoothed_ctr
 from moontide.ranking.facts import CLICK, ORDER
 from moontide.ranking.samples import Samples, SampleSettings, build_samples
+from moontide.ranking.state import OnlineState
 
 
 def event(number, seconds, kind, shopper="u1", product="p1", request=None, **fields):
@@ -265,3 +266,21 @@ def test_smoothed_ctr_starts_at_the_overall_rate_and_ends_at_the_products_own():
     features = dense_features(counters, np.array([10, 10]), np.array([-1, 0]), np.array([np.nan, 5.0]))
     assert np.isfinite(features).all()
     assert features[0, 1] == 0
+
+
+def test_products_without_a_category_share_no_counts(tmp_path):
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    with DatasetWriter(tmp_path / "bare", "bare") as writer:
+        writer.put("products", [{"product_id": name, "title": name} for name in ("a", "b")])
+        rows = []
+        for number in range(20):
+            event = {"request_id": f"r{number}", "at": at + timedelta(minutes=number), "shopper_id": "s"}
+            event |= {"product_id": "ab"[number % 2], "event_id": f"e{number}", "kind": "impression"}
+            rows.append(event)
+        writer.append("events", rows)
+    samples = build_samples(Dataset.open(tmp_path / "bare"))
+    assert samples.counters[:, PLACE["leaf_shows"]].tolist() == [0] * 20
+    assert samples.counters[:, PLACE["product_shows"]].max() == 9
+    state = OnlineState.of_samples(samples)
+    live = state.counters(np.array([0]), np.array([-1]), np.array([[0, 1]]))
+    assert live[..., PLACE["leaf_shows"]].tolist() == [[0, 0]]

@@ -137,3 +137,10 @@ def test_the_cells_of_a_study_cover_markets_before_seeds():
         "default-market0-seed0", "blind-market0-seed0", "default-market1-seed0", "blind-market1-seed0",
     ]  # fmt: skip
     assert len(cells) == 8
+
+
+def test_an_unknown_kind_of_market_is_refused_by_name():
+    with pytest.raises(
+        SettingsError, match="no kind of market is called 'deaf': the kinds are default, blind"
+    ):
+        content_cells(MICRO, 1, 1, ["default", "deaf"])

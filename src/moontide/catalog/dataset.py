@@ -31,9 +31,10 @@ from moontide.foundation.storage import new_folder, read_json, storage_errors, w
 IMAGE_ROWS = 256  # rows in a row group: what one random access reads
 GROUP_BYTES = 32 << 20  # and at most about so many bytes, for large pictures
 SHARD_ROWS = {"images": 8_192, "events": 1_000_000, "vectors": 262_144}
+_OPEN = "let simulated shoppers in: `moontide market open --dataset {path} --to MARKET`"
 REMEDY = {
-    "events": "import a click log, or let simulated shoppers in: `moontide market open --dataset {path}`",
-    "queries": "import search queries, or let simulated shoppers in: `moontide market open --dataset {path}`",
+    "events": f"import a click log, or {_OPEN}",
+    "queries": f"import search queries, or {_OPEN}",
     "splits": "run `moontide data split {path}`",
     "images": "import the catalog again with --images",
 }
@@ -131,8 +132,12 @@ class Dataset:
         return pq.read_table(file)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any closed file."""
-        return fingerprint(self.info.get("sha256", {}))
+        """Twelve hex digits that change with any closed file, and with files laid beside them by hand."""
+        sums = dict(self.info.get("sha256", {}))
+        for file in sorted(self.path.glob("*.parquet")):
+            if file.name not in sums:
+                sums[file.name] = _sha256(file)
+        return fingerprint(sums)
 
 
 class ImageStore:

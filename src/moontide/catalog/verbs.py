@@ -21,7 +21,7 @@ from moontide.catalog.resplit import write_splits
 from moontide.catalog.sheet import write_sheet
 from moontide.catalog.splits import HASH_DISTANCE, TEST_SHARE
 from moontide.catalog.tables import ImportReport, import_table, preview
-from moontide.foundation.errors import DataError
+from moontide.foundation.errors import DataError, SettingsError
 
 app = typer.Typer(name="data", help="Import a catalog, check it, split it, show it.", no_args_is_help=True)
 imports = typer.Typer(name="import", help="Make a dataset of what you have.", no_args_is_help=True)
@@ -33,7 +33,7 @@ DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="a dataset 
 @imports.command("table")
 def table_command(
     source: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet")],
-    to: Annotated[Path, typer.Option(help="the dataset folder to write")],
+    to: Annotated[Path | None, typer.Option(help="the dataset folder to write")] = None,
     images: Annotated[Path | None, typer.Option(help="folder or zip of pictures")] = None,
     mapped: Annotated[
         list[str] | None,
@@ -70,6 +70,8 @@ def table_command(
             console.print(_landed_card(landed))
         console.print("Nothing was written. Leave out --dry-run to import.")
         return
+    if to is None:
+        raise SettingsError("name the dataset folder to write with --to, or add --dry-run to write nothing")
     start = time.monotonic()
     report = import_table(plan, to, name=name, license=license, test_share=test_share, replace=replace)
     console.print(_counts("Imported", report.lines()))

@@ -192,7 +192,8 @@ class _Pool:
         found: list[tuple[str, Asked]] = []
         for whom, wanted in (("held-out product", ~self.is_train), ("new product", is_new)):
             for kind in ("text", "image"):
-                has = [_kind(queries[log.query_ids[code]]) == kind for code in log.query]
+                asked = [queries[log.query_ids[code]] for code in log.query]
+                has = [_kind(query) == kind and self._can_ask(query) for query in asked]
                 rows = np.flatnonzero(wanted[log.product] & in_gallery & np.array(has, dtype=bool))
                 rows = self._some(rows, f"{whom} {kind}", limit)
                 if not len(rows):
@@ -203,6 +204,9 @@ class _Pool:
 
     def _ask(self, query: Query) -> Item:
         return query_item(query.text, self.dataset.images[query.image_id] if query.image_id else None)
+
+    def _can_ask(self, query: Query) -> bool:
+        return query.image_id is None or query.image_id in self.dataset.images
 
     def rows(self, protocol: str, items: list[Item], codes: np.ndarray, form: Form) -> list[dict[str, Any]]:
         vectors, everything = self.encode(items), self.gallery(form)

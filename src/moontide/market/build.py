@@ -12,11 +12,13 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.foundation.device import num_cores
@@ -98,7 +100,11 @@ def open_market(
         raise SettingsError(f"{path} is the catalog itself: name another folder for the market")
     _check_free(path, replace)
     count = len(base.table("products", ["product_id"]))
-    settings = settings.but(num_products=max(count, 20), num_merchants=min(settings.num_merchants, count))
+    settings = settings.but(
+        num_products=max(count, 20),
+        num_merchants=min(settings.num_merchants, count),
+        first_day=_first_day(base, settings),
+    )
     supply = path.with_name(f".{path.name}.supply")
     try:
         with DatasetWriter(supply, base.info["name"], base=base, replace=True) as writer:
@@ -108,6 +114,15 @@ def open_market(
         )
     finally:
         shutil.rmtree(supply, ignore_errors=True)
+
+
+def _first_day(base: Dataset, settings: MarketSettings) -> datetime:
+    """The first day of a log that ends after the catalog's newest product came; as set if it does anyway."""
+    newest = pc.max(base.table("products", ["created_at"]).column(0)).as_py()
+    if newest is None or newest < settings.end:
+        return settings.first_day
+    midnight = newest.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight + timedelta(days=1 - settings.days)
 
 
 def _check_free(path: Path, replace: bool) -> None:

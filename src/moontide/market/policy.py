@@ -1,13 +1,12 @@
 """Who decides what is shown: the protocol of every policy in the market, and three that need no model.
 
 A policy gets a batch of requests with matched candidates and gives slates, with the probabilities it
-showed them with. The logging policy, the serving pipeline and the click models of an A/B test all
-implement `Policy`.
+showed them with. The logging policy and the click models of an A/B test implement `Policy`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -128,6 +127,7 @@ def auction_slates(
         is_real, rank_score(bid, np.maximum(p_click, 1e-9), np.maximum(quality, 1e-9), alpha), 0.0
     )
     order, charge = gsp(score, bid, slots, min(reserve, organic_cents))
+    requests = replace(requests, bids=np.where(is_ad, requests.bids, 0))  # under the reserve: organic
     if creative is None:
         creative, p_creative = requests.creatives[:, :, 0], np.ones(score.shape)
     return _laid_out(requests, order, np.where(_at(is_ad, order), charge, 0), creative, p_creative)

@@ -58,9 +58,11 @@ def _rates(of: dict[str, pa.Table]) -> Iterator[Marginal]:
     public = "1 to 5 % in search ads; Open Bandit 0.5 to 0.7 %, Taobao-MM 13.7 % after sampling"
     yield Marginal("click-through rate", f"{len(clicked) / len(shown):.2%}", public)
     place = _numbers(shown, "position")
-    at_place = np.bincount(_numbers(clicked, "position"), minlength=place.max() + 1) / np.bincount(place)
-    text = f"{at_place[0]:.2%} first, {at_place[-1]:.2%} last"
-    yield Marginal("click-through rate by place", text, "falls with the place")
+    if len(place):
+        looks = np.maximum(np.bincount(place), 1)
+        at_place = np.bincount(_numbers(clicked, "position"), minlength=len(looks))[: len(looks)] / looks
+        text = f"{at_place[0]:.2%} first, {at_place[-1]:.2%} last"
+        yield Marginal("click-through rate by place", text, "falls with the place")
     for kind, of_what in (("cart", "click"), ("order", "click")):
         yield Marginal(f"{kind}s a {of_what}", f"{len(of[kind]) / max(len(of[of_what]), 1):.3f}")
     wait = _after_click(of["order"], of["click"])
@@ -103,8 +105,9 @@ def _products(dataset: Dataset, of: dict[str, pa.Table]) -> Iterator[Marginal]:
     products = dataset.table("products", ["product_id", "created_at"])
     at = _numbers(of["impression"], "at")
     created = products.column("created_at").cast(pa.int64()).fill_null(0).to_numpy()
-    row = pc.index_in(of["impression"].column("product_id"), products.column("product_id")).to_numpy()
-    is_new = created[row.astype(np.int64)] >= at.min()
+    row = pc.index_in(of["impression"].column("product_id"), products.column("product_id"))
+    row = row.drop_null().to_numpy().astype(np.int64)
+    is_new = created[row] >= at.min()
     text = f"{(created >= at.min()).mean():.0%} of products, {is_new.mean():.0%} of impressions"
     yield Marginal("products that arrived during the log", text, "a steady share")
     seen = len(np.unique(row))
@@ -125,7 +128,7 @@ def _queries(dataset: Dataset, of: dict[str, pa.Table]) -> Iterator[Marginal]:
     text = f"{count[:head].sum() / count.sum():.0%}; asked once: {(count == 1).mean():.0%} of queries"
     yield Marginal("searches with the top hundredth of queries", text, "head and tail")
     queries = dataset.table("queries")
-    row = pc.index_in(asked, queries.column("query_id")).to_numpy().astype(np.int64)
+    row = pc.index_in(asked, queries.column("query_id")).drop_null().to_numpy().astype(np.int64)
     has = {name: queries.column(name).is_valid().to_numpy()[row] for name in ("text", "image_id")}
     shares = {
         "text": has["text"] & ~has["image_id"],
@@ -147,11 +150,12 @@ def _money(of: dict[str, pa.Table]) -> Iterator[Marginal]:
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).cast(pa.int64()).to_numpy()
+    """A column without its empty values, as integers."""
+    return table.column(name).drop_null().cast(pa.int64()).to_numpy()
 
 
 def _counts(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).value_counts().field("counts").to_numpy()
+    return table.column(name).drop_null().value_counts().field("counts").to_numpy()
 
 
 def _after_click(orders: pa.Table, clicks: pa.Table) -> np.ndarray:

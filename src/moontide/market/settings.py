@@ -12,7 +12,7 @@ import pydantic
 
 from moontide.foundation.settings import Settings
 
-START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday; the log's first day
+START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday; the first day of a drawn market's log
 
 
 class MarketSettings(Settings):
@@ -46,6 +46,7 @@ class MarketSettings(Settings):
     num_candidates: int = pydantic.Field(24, ge=2, le=200, description="products matched to one request")
     image_queries: float = pydantic.Field(0.15, ge=0, le=1, description="requests asked by a picture, share")
     mixed_queries: float = pydantic.Field(0.05, ge=0, le=1, description="requests by picture and text, share")
+    first_day: datetime = pydantic.Field(START, description="midnight UTC at which the log begins")
     blind: bool = pydantic.Field(
         False, description="control market: looks and words play no role for shoppers"
     )
@@ -68,9 +69,9 @@ class MarketSettings(Settings):
     @property
     def start(self) -> datetime:
         """The first moment of the log (UTC)."""
-        return START
+        return self.first_day
 
     @property
     def end(self) -> datetime:
         """The moment after the log's last visit (UTC)."""
-        return START + timedelta(days=self.days)
+        return self.first_day + timedelta(days=self.days)

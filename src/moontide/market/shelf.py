@@ -8,6 +8,8 @@ import numpy as np
 
 from moontide.catalog.dataset import Dataset
 
+UNLIMITED = 10**12  # cents a day of a campaign without a budget
+
 
 @dataclass(frozen=True)
 class Shelf:
@@ -48,14 +50,19 @@ class Shelf:
         paths = [_three(product.category) for product in products]
         category, leaves = _category_codes(paths)
         created = [int(p.created_at.timestamp() * 1000) if p.created_at else start_ms - 1 for p in products]
-        rows = [row for row in dataset.table("campaigns").to_pylist() if row["status"] == "active"]
-        campaigns = {code[row["product_id"]]: row for row in rows if row["product_id"] in code}
+        campaigns: dict[int, dict] = {}
+        for row in dataset.table("campaigns").to_pylist():  # of several active ones, the highest bid
+            product = code.get(row["product_id"])
+            if product is None or row["status"] != "active" or not row["bid_cents"]:
+                continue
+            if product not in campaigns or row["bid_cents"] > campaigns[product]["bid_cents"]:
+                campaigns[product] = row
         columns = {name: np.zeros(len(products), np.int64) for name in ("bid_cents", "daily_budget_cents")}
         campaign = np.full(len(products), -1)
         for number, (product, row) in enumerate(campaigns.items()):
             campaign[product] = number
             for name, column in columns.items():
-                column[product] = row[name] or 0
+                column[product] = UNLIMITED if row[name] is None else row[name]
         ids, images, creatives = _creatives(dataset, code)
         facets, facet_rows = _facets([product.attributes for product in products])
         prices = np.array([product.price_cents or 0 for product in products], np.float64)

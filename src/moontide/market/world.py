@@ -192,8 +192,8 @@ class World:
     def save(self, writer: DatasetWriter, seen: dict[str, np.ndarray]) -> None:
         """Write the truth: market, perceptions, tastes, products, queries, query_pictures."""
         facts = {
-            "settings": self.settings.model_dump(), "choice": self.choice.model_dump(), "seed": self.seed,
-            "bar": self.bar, "demand": self.demand.tolist(),
+            "settings": self.settings.model_dump(mode="json"), "choice": self.choice.model_dump(),
+            "seed": self.seed, "bar": self.bar, "demand": self.demand.tolist(),
         }  # fmt: skip
         writer.put_truth("market", pa.table({"facts": [json.dumps(facts)]}))
         flat = pa.array(np.stack(list(seen.values())).astype(np.float32).ravel())

@@ -22,7 +22,7 @@ def tier_of(similarity: Tensor, num_tiers: int) -> Tensor:
     The published pseudo-code counts ceil(...) in 1..T with slots 0..T-1, and so drops the most similar
     tier. The rounding keeps an edge such as -0.7 in its tier although 0.1 has no exact binary form.
 
-    Paper: SimTier of 2407.19467, mim.md 3.5 (analog SimTier, index corrected).
+    Paper: SimTier of 2407.19467 (analog SimTier, index corrected).
     """
     scaled = (similarity.double() + 1) / 2 * num_tiers
     return (torch.ceil(torch.round(scaled, decimals=6)).long() - 1).clamp(0, num_tiers - 1)
@@ -39,7 +39,7 @@ class SimTier(nn.Module):
 
     Formula: f_k = log(1 + count_k) * scale_k, scale learnable from 1; `plain_counts` gives count_k itself.
 
-    Also called: similarity tiers. Paper: 2407.19467, mim.md 3.5 (analog SimTier; log and scale: analog MUSE).
+    Also called: similarity tiers. Paper: 2407.19467 (analog SimTier; log and scale: analog MUSE).
 
     Args:
         num_tiers: T, tiers over [-1, 1].
@@ -63,7 +63,7 @@ class TargetAttention(nn.Module):
     Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b;  w = masked softmax over b;  out = sum_b w_b k(e_b)
     with q and k linear and swish. No real behavior gives the zero vector.
 
-    Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence, mim.md 3.7 (analog MUSE: the
+    Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence (analog MUSE: the
     value is the key projection); scaling, mask and the recency bias are ours.
 
     Args:

@@ -37,7 +37,7 @@ def auc(score: np.ndarray, label: np.ndarray) -> float:
 
     Each click is looked up among the sorted scores of the non-clicks, so values are sorted, not indices.
 
-    Paper: relatives of MIM (2502.00321), mim.md 3.9 (analog MUSE); ties one half, no thresholds (ours).
+    Paper: relatives of MIM (2502.00321) (analog MUSE); ties one half, no thresholds (ours).
 
     Example:
         >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1]))

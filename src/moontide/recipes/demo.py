@@ -22,14 +22,18 @@ def nano() -> ChainSettings:
     encoder = moon_embedding.encoder(depth=2)
     return ChainSettings(
         market=MarketSettings(
-            num_products=400, num_merchants=40, num_shoppers=120, num_impressions=20_000, days=14
+            num_products=400,  # guess
+            num_merchants=40,  # guess
+            num_shoppers=120,  # guess
+            num_impressions=20_000,  # guess
+            days=14,  # guess
         ),
-        encoder=encoder.but(vocab_size=2_048),
-        pretrain=moon_embedding.pretraining(encoder, num_steps=30, batch_size=32),
-        posttrain=moon_embedding.posttraining(encoder, num_steps=120),
+        encoder=encoder.but(vocab_size=2_048),  # guess
+        pretrain=moon_embedding.pretraining(encoder, num_steps=30, batch_size=32),  # guess
+        posttrain=moon_embedding.posttraining(encoder, num_steps=120),  # guess
         clicks=mim.click_model(),
-        training=mim.training().but(batch_size=256),
-        experiment=ExperimentSettings(num_requests=1_000, days=2),
+        training=mim.training().but(batch_size=256),  # guess
+        experiment=ExperimentSettings(num_requests=1_000, days=2),  # guess
     )
 
 
@@ -40,10 +44,10 @@ def tiny() -> ChainSettings:
         market=MarketSettings(),
         encoder=encoder,
         pretrain=None,  # ours: worse with it in equal time, docs/experiments.md
-        posttrain=moon_embedding.posttraining(encoder, num_steps=2_600),
+        posttrain=moon_embedding.posttraining(encoder, num_steps=2_600),  # ours: what ten minutes hold
         clicks=mim.click_model(),
         training=mim.training(),
-        experiment=ExperimentSettings(num_requests=80_000, days=14),
+        experiment=ExperimentSettings(num_requests=80_000, days=14),  # ours: resolves a lift of some 5 %
     )
 
 
@@ -52,14 +56,17 @@ def study() -> ChainSettings:
     encoder = moon_embedding.encoder(depth=6)
     return ChainSettings(
         market=MarketSettings(
-            num_products=20_000, num_merchants=800, num_shoppers=6_000, num_impressions=3_000_000
+            num_products=20_000,  # guess
+            num_merchants=800,  # guess
+            num_shoppers=6_000,  # guess
+            num_impressions=3_000_000,  # guess
         ),
         encoder=encoder,
-        pretrain=moon_embedding.pretraining(encoder, num_steps=2_000),
-        posttrain=moon_embedding.posttraining(encoder, num_steps=30_000),
+        pretrain=moon_embedding.pretraining(encoder, num_steps=2_000),  # guess
+        posttrain=moon_embedding.posttraining(encoder, num_steps=30_000),  # guess
         clicks=mim.click_model(),
         training=mim.training(),
-        experiment=ExperimentSettings(num_requests=60_000, days=7),
+        experiment=ExperimentSettings(num_requests=200_000, days=14),  # guess
         two_tower=moon_embedding.two_tower(encoder),
         max_gallery=20_000,
     )
@@ -70,12 +77,15 @@ def content() -> ChainSettings:
     encoder = moon_embedding.encoder()
     return ChainSettings(
         market=MarketSettings(
-            num_products=1_200, num_merchants=60, num_shoppers=240, num_impressions=120_000
+            num_products=1_200,  # ours: what three minutes a cell hold, as all below
+            num_merchants=60,  # guess
+            num_shoppers=240,  # guess
+            num_impressions=120_000,  # guess
         ),
         encoder=encoder,
-        posttrain=moon_embedding.posttraining(encoder, num_steps=450),
+        posttrain=moon_embedding.posttraining(encoder, num_steps=450),  # guess
         clicks=mim.click_model(),
-        training=mim.training().but(batch_size=512),
+        training=mim.training().but(batch_size=512),  # guess
     )
 
 

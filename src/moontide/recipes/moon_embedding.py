@@ -1,6 +1,6 @@
 """MOON Embedding (arXiv 2511.11305): encoder, pretraining and first post-training stage, by size.
 
-Tags: `paper` with its section in the specification, `analog NAME`, `ours` (measured, see docs/results.md),
+Tags: `paper` with the section where it is stated, `analog NAME`, `ours` (measured, see docs/results.md),
 `guess`. The embedded sizes shrink the published system by orders of magnitude; what carries over is its
 shape: three stages, one shared bidirectional encoder, mean pooling, Matryoshka, one pairing a step.
 """
@@ -49,6 +49,14 @@ def posttraining(settings: EncoderSettings, num_steps: int, batch_size: int = 32
         catalog_share=0.5,  # guess
         augment=0.3,  # ours: docs/experiments.md
         checkpoint_every=max(20, num_steps // 8),  # guess
+    )
+
+
+def published(settings: PosttrainSettings, lora_rank: int) -> PosttrainSettings:
+    """Post-training of a published backbone: gentle rates, a batch in pieces that fit its memory."""
+    return settings.but(
+        learning_rate=1e-4 if lora_rank else 1e-5,  # guess
+        mini_batch_tokens=4_096,  # guess
     )
 
 

@@ -46,8 +46,9 @@ PAPERS = (
     Paper(
         "MIM",
         "2502.00321",
-        "recipes/mim.py",
-        "alignment of picture and title beside behavior pairs (our reading of its first stage)",
+        NOT_YET,
+        "alignment of picture and title beside behavior pairs, in `encoder/stages/pairs.py` (our reading of "
+        "its first stage); the rest not yet",
         "tests/encoder",
         "every equation and table",
     ),
@@ -60,7 +61,7 @@ PAPERS = (
         "tests/ranking",
         "tier count and normalization of the production model",
     ),
-    Paper("MUSE", "2512.07216", unknown="its widths and learning rates are used as defaults"),
+    Paper("MUSE", "2512.07216", unknown="some of its widths are used as defaults"),
     Paper("MOON", "2508.11999"),
     Paper("MOON2.0", "2511.12449"),
     Paper("MOON3.0", "2604.00513"),

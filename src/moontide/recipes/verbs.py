@@ -50,12 +50,18 @@ def run(
 ) -> None:
     """Run the whole chain on your own dataset folder; what it lacks leaves out the stages that need it."""
     from moontide.recipes.demo import RECIPES, own
+    from moontide.recipes.moon_embedding import published
 
     _check_size(size)
     if dataset is None:
         raise SettingsError("name your dataset folder with --dataset; without one, run `moontide demo`")
     settings = own(RECIPES[size]())
-    settings = settings.but(backbone=backbone, lora_rank=lora_rank)
+    if backbone is not None:
+        settings = settings.but(
+            backbone=backbone, lora_rank=lora_rank, posttrain=published(settings.posttrain, lora_rank)
+        )
+    elif lora_rank:
+        raise SettingsError("--lora-rank needs --backbone: a new encoder is trained whole")
     if not baseline:
         settings = settings.but(two_tower=None)
     _run(to or Path("runs") / dataset.resolve().name, f"{size} on {dataset.name}", settings, seed, dataset)

@@ -129,7 +129,8 @@ def load_parts(run: Run, dataset: Dataset, stock: Stock) -> Parts:
     if store and version:
         parts.shard = attempt("retrieve", lambda: _shard(store, "product", version))
         parts.creatives = attempt("creative", lambda: _shard(store, "creative", version))
-    made_by = VersionBook(center).facts(version).fingerprint if version else None
+    facts = attempt("retrieve", lambda: VersionBook(center).facts(version)) if version else None
+    made_by = facts.fingerprint if facts else None
     parts.encoder = encoder = attempt("encode", lambda: _encoder(run.path / "encoder", parts.shard, made_by))
     folder = run.path / "ranking" / "content"
     parts.clicks = clicks = attempt("rank", lambda: LoggedClicks.load(folder, dataset, store, version))

@@ -18,7 +18,7 @@ def not_negative(
     That is: the same product as the query's own; the same group (SPU, near duplicates); the same content
     (hash) as the query's own item; or another product the same query was answered with anywhere in the log.
 
-    Paper: MOON Embedding 3.5 (mask of the reference code; ours).
+    Paper: MOON Embedding 3.5 (which pairs are masked is ours).
 
     Args:
         query_product_B: product code of every query's positive.
