@@ -69,7 +69,8 @@ def test_every_size_is_a_complete_chain():
 
 def test_the_sizes_are_those_of_the_architecture():
     nano, tiny, study = (RECIPES[name]().market for name in ("nano", "tiny", "study"))
-    assert (nano.num_products, nano.num_impressions) == (400, 20_000)
+    assert nano.num_products == 400
+    assert nano.num_impressions >= 20_000
     assert (tiny.num_products, tiny.images_per_product, tiny.creatives_per_product) == (4_000, 3, 2)
     assert tiny.num_impressions >= 400_000
     assert (study.num_products, study.num_impressions) == (20_000, 3_000_000)

@@ -40,7 +40,9 @@ class MarketSettings(Settings):
     new_share: float = pydantic.Field(0.3, ge=0, lt=1, description="products created inside the log, share")
     annotated_share: float = pydantic.Field(0.1, ge=0, le=1, description="pictures with a known box, share")
     num_shoppers: int = pydantic.Field(800, ge=10, description="shoppers who visit during the log")
-    num_impressions: int = pydantic.Field(400_000, ge=1_000, description="results shown in the log, about")
+    num_impressions: int = pydantic.Field(
+        430_000, ge=1_000, description="places of all slates in the log; some one in twenty stays empty"
+    )
     days: int = pydantic.Field(28, ge=2, le=3650, description="length of the log, days")
     slots: int = pydantic.Field(8, ge=1, le=50, description="results of one request, advertised and organic")
     num_candidates: int = pydantic.Field(24, ge=2, le=200, description="products matched to one request")

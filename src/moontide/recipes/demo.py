@@ -25,7 +25,7 @@ def nano() -> ChainSettings:
             num_products=400,  # guess
             num_merchants=40,  # guess
             num_shoppers=120,  # guess
-            num_impressions=20_000,  # guess
+            num_impressions=21_500,  # guess: 20,000 are shown
             days=14,  # guess
         ),
         encoder=encoder.but(vocab_size=2_048),  # guess
