@@ -18,7 +18,6 @@ from moontide.foundation.images import decode
 from moontide.foundation.seeds import stream
 from moontide.market.campaigns import sample_campaigns
 from moontide.market.listing import WRONG_SHARE, Facts, House, write_listing
-from moontide.market.pictures import in_order
 from moontide.market.products import round_price, sample_catalog, sample_merchants
 from moontide.market.query_pictures import LOOK_FIELDS, QueryPictures, looks_of, query_picture
 from moontide.market.render.looks import CATEGORIES, COLORS, Look
@@ -314,20 +313,6 @@ def test_the_true_looks_come_back_from_disk(market):
     expected = {product.product_id: product.look for product in sample_catalog(SMALL, 5)}
     assert looks_of(market) == expected
     assert set(market.truth("looks").column_names) == {"product_id", *LOOK_FIELDS, *HIDDEN}
-
-
-def test_work_comes_back_in_order_and_only_a_few_chunks_are_taken_ahead():
-    taken = []
-
-    def tasks():
-        for number in range(200):
-            taken.append(number)
-            yield -number
-
-    results = in_order(abs, tasks(), workers=2, chunk=5)
-    assert next(results) == 0
-    assert len(taken) <= 2 * 2 * 5
-    assert list(results) == list(range(1, 200))
 
 
 # ---- image queries

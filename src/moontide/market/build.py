@@ -25,12 +25,12 @@ from moontide.foundation.device import num_cores
 from moontide.foundation.errors import DataError, ImageError, SettingsError
 from moontide.foundation.progress import track
 from moontide.foundation.seeds import stream
+from moontide.foundation.workers import in_order
 from moontide.market.choice import ChoiceSettings, find_bar
 from moontide.market.logbook import Logbook
 from moontide.market.matching import Matching
 from moontide.market.needs import Needs
 from moontide.market.perception import perceive
-from moontide.market.pictures import in_order
 from moontide.market.policy import PopularityPolicy
 from moontide.market.query_pictures import QueryPictures
 from moontide.market.settings import MarketSettings

@@ -6,16 +6,10 @@ of workers. This file imports no PyTorch, because every worker process imports i
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any
 
-from moontide.foundation.errors import ImageError, MoontideError
+from moontide.foundation.errors import ImageError
 from moontide.foundation.images import ImageFacts, image_facts
 from moontide.foundation.seeds import stream
 from moontide.market.render.creatives import creative_photo, creative_shot, sample_creative
@@ -24,8 +18,6 @@ from moontide.market.render.raster import render
 from moontide.market.render.shots import other_shot, scene_shot, studio_shot
 
 VIEWS = (studio_shot, scene_shot, other_shot)  # a product's pictures in order; further ones are other views
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,42 +101,3 @@ def _picture(
 ) -> Picture:
     pixels = tuple(round(float(edge) * task.side, 2) for edge in box)
     return Picture(image_id, task.product_id, data, image_facts(data), pixels, template, params or {})
-
-
-def in_order(
-    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, chunk: int = 24
-) -> Iterator[Result]:
-    """`work` of every task, in the order of the tasks; never more than a few chunks are held.
-
-    Args:
-        work: a function of a module, so that worker processes can import it.
-        workers: processes; 1 works in this one.
-        chunk: tasks sent to a worker at once.
-
-    Raises:
-        MoontideError: worker processes cannot be started, or were killed.
-    """
-    tasks = iter(tasks)
-    if workers <= 1:
-        yield from map(work, tasks)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    waiting: deque[Future[list[Any]]] = deque()
-    try:
-        while True:
-            while len(waiting) < 2 * workers and (batch := list(islice(tasks, chunk))):
-                waiting.append(pool.submit(_work_all, work, batch))
-            if not waiting:
-                return
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise MoontideError(
-            "the processes that draw pictures could not start or were killed: put the call of your script "
-            'under `if __name__ == "__main__":`, free some memory, or set MOONTIDE_THREADS=1'
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work_all(work: Callable[[Task], Result], tasks: list[Task]) -> list[Result]:
-    return [work(task) for task in tasks]

@@ -21,9 +21,10 @@ from moontide.foundation.device import num_cores
 from moontide.foundation.errors import DataError
 from moontide.foundation.progress import track
 from moontide.foundation.seeds import stream
+from moontide.foundation.workers import in_order
 from moontide.market.album import Album
 from moontide.market.campaigns import merchant_rows, sample_campaigns
-from moontide.market.pictures import LookTask, PhotoTask, draw_look, draw_photo, in_order
+from moontide.market.pictures import LookTask, PhotoTask, draw_look, draw_photo
 from moontide.market.products import (
     MarketProduct,
     Merchant,

@@ -26,7 +26,7 @@ from moontide.foundation.errors import SettingsError
 from moontide.foundation.progress import track
 from moontide.foundation.runs import Run
 from moontide.foundation.statistics import Interval
-from moontide.market.pictures import in_order
+from moontide.foundation.workers import in_order
 from moontide.ranking.baselines import logistic_scores, popularity_scores
 from moontide.ranking.content import ContentTable
 from moontide.ranking.metrics import click_metrics
