@@ -1,4 +1,4 @@
-"""Making a market's pictures with all cores, in order and in constant memory.
+"""The pictures of one product, drawn or made from a photo: what a worker process does.
 
 What a picture shows depends on the seed and the ids of the product and the picture alone, never on the number
 of workers. This file imports no PyTorch, because every worker process imports it.
