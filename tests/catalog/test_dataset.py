@@ -100,7 +100,7 @@ def test_a_missing_table_says_which_verb_lacks_it_and_how_to_get_it(tmp_path):
         dataset.require("ranking", "products", "events")
     assert str(caught.value) == (
         f"ranking needs events, which {dataset.path} lacks: import a click log, "
-        f"or let simulated shoppers in: `moontide market open --dataset {dataset.path}`"
+        f"or let simulated shoppers in: `moontide market open --dataset {dataset.path} --to MARKET`"
     )
     with pytest.raises(DataError, match="only a simulated market has one"):
         dataset.truth("tastes")
