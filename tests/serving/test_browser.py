@@ -207,4 +207,5 @@ def test_an_unreachable_server_is_said(page):
     page.route("**/?q=*", lambda route: route.abort())
     page.fill("#q", "lamp")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=The server cannot be reached: is it still running?")
+    said = page.wait_for_selector("text=The server cannot be reached")
+    assert said.inner_text() == "The server cannot be reached: is it still running?"

@@ -1,8 +1,8 @@
 """The plain baseline: a picture tower and a text tower that meet only in the loss.
 
 A small convolutional network over pixels, a bag of token embeddings over text, InfoNCE both ways on
-title-photo pairs of train products. It has the size, the pairs, the tokens and the time of the encoder it
-stands beside, and no language model, no question answering, no clicks.
+title-photo pairs of train products. It is about as large as the demo's encoder and is given the encoder's
+training time; it has no language model, no question answering, no clicks.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday; the first day of a drawn m
 class MarketSettings(Settings):
     """How large a market is and what it lacks; the defaults are the size of the demo.
 
-    Every shopper sees `num_impressions / num_shoppers` results; at a click-through rate of about 4 % the
-    defaults leave a test impression with some twenty earlier clicks of its shopper, as behavior models need.
+    Every shopper sees `num_impressions / num_shoppers` results; at a click-through rate of about 3 % the
+    defaults leave a shopper with some ten clicks, one in ten with more than thirty.
 
     Example:
         >>> MarketSettings(num_merchants=10, num_products=5)

@@ -6,7 +6,8 @@
 
 The shopper's history, its embeddings and the request's part of the tower are computed once per request,
 whatever the number of candidates. Batches are made by the code that made them in training, and the state
-counts what samples count, so a stored impression gets the same probability here and there.
+counts what samples count, so a stored impression gets the same probability here and there, up to the
+rounding of vectors that were trained on as float16.
 """
 
 from __future__ import annotations
