@@ -208,4 +208,4 @@ def test_an_unreachable_server_is_said(page):
     page.fill("#q", "lamp")
     page.keyboard.press("Enter")
     said = page.wait_for_selector("text=The server cannot be reached")
-    assert said.inner_text() == "The server cannot be reached: is it still running?"
+    assert said.inner_text() == "That did not work. The server cannot be reached: is it still running?"
