@@ -79,6 +79,14 @@ def test_versions_lie_side_by_side(store):
     assert np.array_equal(store.get("product", ids, "v2")[0], new)
 
 
+def test_versions_stay_in_order_when_the_clock_is_between_two_seconds_or_set_back(store, monkeypatch):
+    moments = iter([1_999_999_999, 2_000_000_000, 1_000_000_000, 1_000_000_001])
+    monkeypatch.setattr("moontide.center.versions.time.time_ns", lambda: next(moments))
+    for version in ("d", "c", "b", "a"):
+        store.register(version, 4)
+    assert store.versions() == ["d", "c", "b", "a"]
+
+
 def test_a_store_reopened_has_what_was_written(store):
     ids, rows = put(store)
     store.activate("v1")

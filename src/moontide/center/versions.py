@@ -65,8 +65,7 @@ class VersionBook:
         with _LOCK:
             file = self._folder / f"{checked_version(version)}.json"
             if not file.exists():
-                now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime())}.{time.time_ns() % 10**9:09d}Z"
-                write_json(file, asdict(VersionFacts(version, dim, fingerprint, now)))
+                write_json(file, asdict(VersionFacts(version, dim, fingerprint, self._now())))
             old = VersionFacts(**read_json(file))
             if old.fingerprint is None and fingerprint is not None and old.dim == dim:
                 old = VersionFacts(version, dim, fingerprint, old.created_at)
@@ -121,10 +120,22 @@ class VersionBook:
             write_json(self._pointer, {"active": version, "previous": before})
         return version
 
+    def _now(self) -> str:
+        """This moment, after that of every version there is, whatever the clock was set back to."""
+        now = _stamp(time.time_ns())
+        latest = max((self.facts(name).created_at for name in self.names()), default="")
+        return now if now > latest else f"{latest}+"
+
     def _read(self) -> dict:
         if not self._pointer.exists():
             return {"active": None, "previous": []}
         return read_json(self._pointer)
+
+
+def _stamp(moment_ns: int) -> str:
+    """UTC, to the nanosecond, of one reading of the clock; later moments sort later."""
+    seconds, rest = divmod(moment_ns, 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
 def checked_version(version: str) -> str:
