@@ -28,6 +28,7 @@ VERBS = {
     "center": ("center", "app", "Look into a representation center."),
     "encoder": ("encoder", "app", "Encode a text or a picture with a trained encoder."),
     "ranking": ("ranking", "app", "Train and evaluate click models."),
+    "benchmark": ("catalog", "benchmark_app", "Freeze a log into a benchmark that others can use."),
     "study": ("recipes", "study", "Comparisons over seeds, cached cell by cell."),
     "papers": ("recipes", "papers", "The published systems and where each is found here."),
 }

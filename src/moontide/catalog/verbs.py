@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from moontide.catalog.check import check
+from moontide.catalog.console import counts_table, landed_card, pace, product_card
 from moontide.catalog.dataset import Dataset
-from moontide.catalog.landing import Landed, Picture, Plan, plan_import
+from moontide.catalog.freeze_verbs import benchmark_app as benchmark_app  # found here by the command line
+from moontide.catalog.import_verbs import (
+    fashion200k_command,
+    m5product_command,
+    mbe_command,
+    queries_command,
+)
+from moontide.catalog.landing import Plan, plan_import
 from moontide.catalog.mapping import parse_flags, read_file
-from moontide.catalog.records import Product
 from moontide.catalog.resplit import write_splits
 from moontide.catalog.sheet import write_sheet
 from moontide.catalog.splits import HASH_DISTANCE, TEST_SHARE
-from moontide.catalog.tables import ImportReport, import_table, preview
+from moontide.catalog.tables import import_table, preview
 from moontide.foundation.errors import DataError, SettingsError
 
 app = typer.Typer(name="data", help="Import a catalog, check it, split it, show it.", no_args_is_help=True)
@@ -67,18 +73,24 @@ def table_command(
     _print_mapping(console, plan, "given and guessed" if given else "guessed from the names of the columns")
     if dry_run:
         for landed in preview(plan):
-            console.print(_landed_card(landed))
+            console.print(landed_card(landed))
         console.print("Nothing was written. Leave out --dry-run to import.")
         return
     if to is None:
         raise SettingsError("name the dataset folder to write with --to, or add --dry-run to write nothing")
     start = time.monotonic()
     report = import_table(plan, to, name=name, license=license, test_share=test_share, replace=replace)
-    console.print(_counts("Imported", report.lines()))
-    console.print(Text(_pace(report, time.monotonic() - start)))
+    console.print(counts_table("Imported", report.lines()))
+    console.print(Text(pace(report.image_bytes, report.rows, time.monotonic() - start)))
     if report.rejected:
         console.print(Text(f"Why: {to / 'rejected.parquet'}"), soft_wrap=True)
     console.print(Text(f"The dataset is at {to}. Next: moontide data check {to}"), soft_wrap=True)
+
+
+imports.command("queries")(queries_command)
+imports.command("mbe")(mbe_command)
+imports.command("fashion200k")(fashion200k_command)
+imports.command("m5product")(m5product_command)
 
 
 @app.command("check")
@@ -95,7 +107,7 @@ def check_command(
     opened = Dataset.open(dataset)
     findings = check(opened, pictures, None if hash_distance < 0 else hash_distance)
     console = Console()
-    console.print(_counts("Rows", list(findings.rows.items())))
+    console.print(counts_table("Rows", list(findings.rows.items())))
     for finding in sorted(findings.found, key=lambda finding: not finding.is_error):
         word, style = ("error", "red") if finding.is_error else ("warning", "yellow")
         more = ", ..." if finding.count > len(finding.examples) else ""
@@ -122,7 +134,9 @@ def split_command(
     counts = write_splits(
         Dataset.open(dataset), test_share, salt, None if hash_distance < 0 else hash_distance
     )
-    Console().print(_counts("Split", [(f"products for {side}", counts[side]) for side in ("train", "test")]))
+    Console().print(
+        counts_table("Split", [(f"products for {side}", counts[side]) for side in ("train", "test")])
+    )
 
 
 @app.command("show")
@@ -136,14 +150,14 @@ def show_command(
     if product is None:
         facts = [(name, str(opened.info.get(name, ""))) for name in ("name", "license", "source")]
         console.print(Text("\n".join(f"{name}: {value}" for name, value in facts)))
-        console.print(_counts("Rows", list(opened.info.get("rows", {}).items())))
+        console.print(counts_table("Rows", list(opened.info.get("rows", {}).items())))
     products = opened.products()
     if product is not None:
         products = [one for one in products if one.product_id == product]
         if not products:
             raise DataError(f"no product of {dataset} has the id {product!r}")
     for one in products[: 1 if product is not None else num]:
-        console.print(_product_card(one))
+        console.print(product_card(one))
 
 
 def _print_mapping(console: Console, plan: Plan, how: str) -> None:
@@ -153,52 +167,3 @@ def _print_mapping(console: Console, plan: Plan, how: str) -> None:
     console.print(table)
     for note in plan.notes:
         console.print(Text(note), soft_wrap=True)
-
-
-def _pace(report: ImportReport, seconds: float) -> str:
-    megabytes = report.image_bytes / 1e6
-    rate = report.rows / max(seconds, 1e-3)
-    return f"{megabytes:,.1f} MB of pictures; {seconds:,.1f} s, {rate:,.0f} rows a second"
-
-
-def _landed_card(landed: Landed) -> Table:
-    """A row as it would land: its fields, its pictures, and whether it is taken."""
-    good = sum(isinstance(outcome, Picture) for outcome in landed.outcomes)
-    shown = {**landed.product, "attributes": dict(landed.product.get("attributes", ()))}
-    pictures = {"pictures": f"{good} of {len(landed.pictures)}"} if landed.pictures else {}
-    return _card(f"row {landed.number}", _fate(landed), [*shown.items(), *pictures.items()])
-
-
-def _fate(row: Landed) -> str:
-    if row.problem:
-        return f"rejected: {row.problem[0]}"
-    refused = [outcome.reason for outcome in row.outcomes if not isinstance(outcome, Picture) and outcome]
-    if refused and len(refused) == len(row.outcomes):
-        return f"rejected: {refused[0]}"
-    return f"taken, without {len(refused)} pictures: {refused[0]}" if refused else "taken"
-
-
-def _counts(title: str, rows: list[tuple[str, int]]) -> Table:
-    table = Table(title, "", title_justify="left")
-    table.columns[1].justify = "right"
-    for name, number in rows:
-        table.add_row(Text(name), f"{number:,}")
-    return table
-
-
-def _product_card(product: Product) -> Table:
-    fields = [(name, value) for name, value in vars(product).items() if name not in ("product_id", "title")]
-    return _card(product.product_id, product.title, fields)
-
-
-def _card(title: str, text: str, fields: Iterable[tuple[str, Any]]) -> Table:
-    """One thing and those of its fields that say something."""
-    table = Table(Column(Text(title)), Column(Text(text)))
-    for name, value in fields:
-        if isinstance(value, dict):
-            value = "; ".join(f"{key}: {', '.join(values)}" for key, values in value.items())
-        elif isinstance(value, (list, tuple)):
-            value = (" > " if name == "category" else ", ").join(value)
-        if value not in (None, ""):
-            table.add_row(name, Text(str(value)))
-    return table
