@@ -27,6 +27,8 @@ VERBS = {
     "embed": ("center", "embed", "Embed a catalog into a representation center."),
     "center": ("center", "app", "Look into a representation center."),
     "encoder": ("encoder", "app", "Encode a text or a picture with a trained encoder."),
+    "evaluate": ("encoder", "evaluate_command", "Benchmark encoders and baselines on held-out products."),
+    "heatmap": ("encoder", "heatmap", "Show which words and picture regions carry a match."),
     "ranking": ("ranking", "app", "Train and evaluate click models."),
     "benchmark": ("catalog", "benchmark_app", "Freeze a log into a benchmark that others can use."),
     "study": ("recipes", "study", "Comparisons over seeds, cached cell by cell."),

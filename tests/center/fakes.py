@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
-from moontide.encoder.model.inputs import Item
+from moontide.encoder.model.inputs import Item, ProductView
 from moontide.foundation.images import decode
 
 
@@ -32,6 +32,9 @@ class FakeEncoder:
 
     def num_tokens(self, item: Item) -> int:
         return 4 * len(item.images) + len((item.text or "").split())
+
+    def view(self, dataset: Dataset) -> ProductView:
+        return ProductView()
 
     def prepare(self, item: Item) -> np.ndarray:
         pixels = [

@@ -171,7 +171,7 @@ def test_our_pixels_equal_those_of_the_upstream_processor(make_encoder):
     backbone = make_encoder().backbone
     images = backbone.processor.image_processor
     theirs = images([Image.fromarray(A)], return_tensors="np")["pixel_values"]
-    ours = backbone.prepare({"image": A}).patches.astype(np.float32)
+    ours = backbone.prepare({"image": A}).pictures[0].astype(np.float32)
     one_frame = theirs.reshape(len(theirs), 3, 2, -1)[:, :, 0].reshape(len(theirs), -1)
     gray_level = 1 / (255 * 0.5)
     assert np.abs((ours / 255 - 0.5) / 0.5 - one_frame).max() < gray_level / 100

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ from torch import nn
 from moontide.catalog.dataset import Dataset
 from moontide.encoder.benchmark import recall_at
 from moontide.encoder.model.inputs import product_item
-from moontide.encoder.objectives.infonce import Temperature
 from moontide.encoder.stages import loop
 from moontide.encoder.stages.loop import LoopSettings, rate_at
 from moontide.encoder.stages.pairs import CATALOG, TrainingPairs, log_rows, schedule
 from moontide.encoder.stages.pictures import Pictures, vary
-from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain, step_of
+from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
 from moontide.encoder.stages.pretrain import PretrainSettings, answer_gradients, pretrain
 from moontide.encoder.stages.questions import Catalog, annotated_boxes, ask
 from moontide.foundation.errors import CheckpointError, DataError
@@ -196,30 +194,6 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     found = [p.grad.clone() for p in module.parameters() if p.grad is not None]
     module.zero_grad(set_to_none=True)
     return found
-
-
-def test_gradients_in_pieces_and_in_batches_by_length_equal_those_of_one_pass(
-    make_encoder, catalog, monkeypatch
-):
-    encoder, temperature = make_encoder(), Temperature()
-    modules = nn.ModuleList([encoder, temperature])
-    pairs = pairs_of(encoder, catalog)
-    for step in (0, 3):
-        with monkeypatch.context() as one_pass:
-            one_pass.setattr(encoder, "forward_by_length", encoder.forward_prepared)
-            whole = step_of(encoder, temperature, pairs, QUICK)(step)
-        expected = gradients(modules)
-        with monkeypatch.context() as short:
-            short.setattr(encoder, "forward_by_length", partial(encoder.forward_by_length, batch_tokens=30))
-            by_length = step_of(encoder, temperature, pairs, QUICK)(step)
-        found = {"by length": gradients(modules)}
-        pieces = step_of(encoder, temperature, pairs, QUICK.but(mini_batch_tokens=30))(step)
-        found["pieces"] = gradients(modules)
-        for way in found.values():
-            for a, b in zip(way, expected, strict=True):
-                torch.testing.assert_close(a, b, atol=1e-5, rtol=2e-4)
-        assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-5)
-        assert by_length["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
 def test_answers_in_mini_batches_give_the_gradient_of_the_whole(make_encoder, catalog):

@@ -62,7 +62,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "score": _real, "source": _text, "version": _text, "status": _text,
         },
         "augmented": {
-            "product_id": _text, "title": _text, "image_id": _text, "source": _text, "version": _text,
+            "product_id": _text, "title": _text, "image_id": _text, "kind": _text, "source": _text,
+            "version": _text, "score": _real, "accepted": pa.bool_(), "reason": _text,
         },
         "reasoning": {"entity_id": _text, "model_version": _text, "text": _text},
         "vectors": {

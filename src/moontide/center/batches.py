@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from moontide.catalog.dataset import Dataset
 from moontide.center.contents import Content
 from moontide.center.pictures import PictureIndex
-from moontide.encoder.model.inputs import Item
+from moontide.encoder.model.inputs import Item, ProductView
 from moontide.foundation.device import num_cores
 from moontide.foundation.errors import ImageError
 
@@ -30,6 +31,7 @@ class ItemEncoder(Protocol):
     def num_tokens(self, item: Item, /) -> int: ...
     def prepare(self, item: Item, /) -> Any: ...
     def forward_prepared(self, prepared: list[Any], /) -> torch.Tensor: ...
+    def view(self, dataset: Dataset, /) -> ProductView: ...
     def fingerprint(self) -> str: ...
 
 

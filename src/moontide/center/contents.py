@@ -16,7 +16,7 @@ from typing import Any
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product, products_of, queries_of
 from moontide.center.pictures import PictureIndex, open_streaming
-from moontide.encoder.model.inputs import Form, Item, product_item, query_item
+from moontide.encoder.model.inputs import Form, Item, ProductView, query_item
 from moontide.foundation.errors import DataError
 
 READ_ROWS = 1_024
@@ -50,14 +50,14 @@ def count_entities(dataset: Dataset, kind: str) -> int:
 
 
 def entities(
-    dataset: Dataset, kind: str, form: Form, num_images: int, only: Collection[str] | None = None
+    dataset: Dataset, kind: str, form: Form, view: ProductView, only: Collection[str] | None = None
 ) -> Iterator[Entity]:
     """All entities of a kind, in the order of their table, a record batch in memory at a time.
 
     Args:
         kind: "product", "creative" (its picture alone: the words are the product's) or "query".
         form: which parts of a product are rendered, see `encoder.model.inputs`.
-        num_images: pictures of a product that are used, the main one first.
+        view: how the encoder is shown products.
         only: entity ids; None means all.
     """
     for file in dataset.files(TABLES[kind]):
@@ -65,21 +65,21 @@ def entities(
             batch_size=READ_ROWS, columns=_COLUMNS.get(kind), use_threads=False
         )
         for batch in batches:
-            for entity in _entities_of(kind, batch, form, num_images):
+            for entity in _entities_of(kind, batch, form, view):
                 if only is None or entity.entity_id in only:
                     yield entity
 
 
-def _entities_of(kind: str, batch: Any, form: Form, num_images: int) -> Iterator[Entity]:
+def _entities_of(kind: str, batch: Any, form: Form, view: ProductView) -> Iterator[Entity]:
     if kind == "product":
         for product in products_of(batch):
             used = product.image_ids if form.endswith("image") else ()
-            item = partial(_product, product, form=form, num_images=num_images)
-            yield Entity(product.product_id, used, num_images, item)
+            item = partial(_product, product, view, form)
+            yield Entity(product.product_id, used, view.num_images, item)
     elif kind == "creative":
         for row in batch.to_pylist():
             shown = Product(row["creative_id"], "", image_ids=(row["image_id"],))
-            item = partial(_product, shown, form="image", num_images=1)
+            item = partial(_product, shown, ProductView(), "image")
             yield Entity(row["creative_id"], shown.image_ids, 1, item)
     else:
         for query in queries_of(batch):
@@ -87,8 +87,8 @@ def _entities_of(kind: str, batch: Any, form: Form, num_images: int) -> Iterator
             yield Entity(query.query_id, used, 1, partial(_query, query.text, query.image_id))
 
 
-def _product(product: Product, pictures: Mapping[str, bytes], form: Form, num_images: int) -> Item:
-    return product_item(product, pictures, form=form, num_images=num_images)
+def _product(product: Product, view: ProductView, form: Form, pictures: Mapping[str, bytes]) -> Item:
+    return view.item(product, pictures, form)
 
 
 def _query(text: str | None, image_id: str | None, pictures: Mapping[str, bytes]) -> Item:

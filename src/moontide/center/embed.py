@@ -17,6 +17,7 @@ import itertools
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pydantic
@@ -43,7 +44,9 @@ class EmbedSettings(Settings):
 
     kinds: tuple[str, ...] = pydantic.Field(("product", "creative", "query"), description="what is embedded")
     form: Form = pydantic.Field("rich_image", description="which parts of a product are rendered")
-    num_images: int = pydantic.Field(1, ge=1, description="pictures per product, the main one first")
+    num_images: int | None = pydantic.Field(
+        None, ge=1, description="pictures per product, the main one first; None: as the encoder was trained"
+    )
     batch_tokens: int = pydantic.Field(2_048, ge=1, description="most tokens of a batch, padding included")
     workers: int = pydantic.Field(0, ge=0, description="batches in work at once; 0 is one per core")
     flush_rows: int = pydantic.Field(1_024, ge=1, description="entities of a window: one commit, one sort")
@@ -83,13 +86,16 @@ def embed_catalog(
     kinds = [kind for kind in settings.kinds if dataset.has(TABLES[kind])]
     if not kinds:
         raise DataError(f"{dataset.path} has no {', '.join(settings.kinds)}: there is nothing to embed")
+    view = encoder.view(dataset)
+    if settings.num_images is not None:
+        view = replace(view, num_images=settings.num_images)
     report, start = EmbedReport(version), time.monotonic()
     index = PictureIndex(dataset)
     with BatchEncoder(encoder, settings.batch_tokens, settings.workers) as batches:
         for kind in kinds:
             counts = report.counts[kind] = KindCounts()
             total = len(only) if only is not None else count_entities(dataset, kind)
-            stream = entities(dataset, kind, settings.form, settings.num_images, only)
+            stream = entities(dataset, kind, settings.form, view, only)
             with track(total, f"embed {kind}") as meter:
                 for number, window in enumerate(_windows(stream, settings.flush_rows), 1):
                     _embed_window(kind, window, index, batches, store, version, counts)

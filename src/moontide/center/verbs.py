@@ -27,7 +27,9 @@ def embed(
         str | None, typer.Option(help="name of these vectors; default: from the encoder")
     ] = None,
     form: Annotated[Form, typer.Option(help="which parts of a product are rendered")] = "rich_image",
-    num_images: Annotated[int, typer.Option(help="pictures per product")] = 1,
+    num_images: Annotated[
+        int | None, typer.Option(help="pictures per product; default: as the encoder was trained")
+    ] = None,
     batch_tokens: Annotated[int, typer.Option(help="most tokens of a batch, padding included")] = 2_048,
     workers: Annotated[int, typer.Option(help="batches in work at once; 0: one per core")] = 0,
     activate: Annotated[bool, typer.Option(help="serve this version when it is complete")] = True,

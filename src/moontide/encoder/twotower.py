@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,18 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from moontide.catalog.dataset import Dataset
-from moontide.encoder.model.inputs import Item, Picture, canonical
+from moontide.encoder.model.encoder import Outputs
+from moontide.encoder.model.inputs import Item, Picture, ProductView, canonical, opened
 from moontide.encoder.model.tiny import new_tokenizer
-from moontide.encoder.objectives.infonce import Temperature, info_nce
-from moontide.encoder.objectives.masks import not_negative
 from moontide.encoder.stages.loop import LoopSettings, loop_of, train
-from moontide.encoder.stages.pairs import Pairing, TrainingPairs
+from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
+from moontide.encoder.stages.posttrain import TITLES, Posttraining, PosttrainSettings
+from moontide.encoder.stages.rows import groups_and_split
 from moontide.foundation.device import threads
-from moontide.foundation.images import decode
 from moontide.foundation.runs import Run
 
 STAGE = "twotower"
-TITLE_TO_PHOTO = (Pairing("title", "image", 1.0, "catalog"),)
 
 
 class TwoTowerSettings(LoopSettings):
@@ -72,6 +71,37 @@ class TwoTower(nn.Module):
             nn.Linear(settings.dim, 2 * settings.dim), nn.GELU(), nn.Linear(2 * settings.dim, settings.dim)
         )
 
+    # --- what the stages ask of whatever they train ---
+
+    @property
+    def widths(self) -> list[int]:
+        """One width: its prefixes are no vectors of their own."""
+        return [self.settings.dim]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.see.weight.device
+
+    def view(self, dataset: Dataset) -> ProductView:
+        """One picture of a product."""
+        return ProductView()
+
+    def center(self, prepared: Sequence[Item]) -> None:
+        """Nothing to center: its vectors do not start in one direction."""
+
+    def remembering(self, num: int) -> nullcontext:
+        """Nothing to remember."""
+        return nullcontext()
+
+    def prepare_all(self, values: Sequence[Any]) -> list[Item]:
+        """Items as they are."""
+        return [canonical(value) for value in values]
+
+    def encode_all(self, prepared: Sequence[Item]) -> Outputs:
+        """Vectors with gradients."""
+        return Outputs(self.vectors(prepared))
+
     def images(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         """Unit vectors of pictures."""
         batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
@@ -100,7 +130,10 @@ class TwoTower(nn.Module):
 
     def pixels(self, picture: Picture) -> np.ndarray:
         """Decode to a square of (side, side, 3) uint8."""
-        return _square(picture, self.settings.image_side)
+        side = self.settings.image_side
+        if isinstance(picture, np.ndarray) and picture.shape[:2] == (side, side):
+            return picture
+        return np.asarray(opened(picture, side).resize((side, side)))
 
     @torch.inference_mode()
     def encode_items(self, items: Sequence[Any], batch_size: int = 256) -> np.ndarray:
@@ -124,49 +157,40 @@ def train_two_tower(
     Raises:
         DataError: no train product has a title and a picture.
     """
-    pictures = Pictures(dataset.images, partial(_square, side=settings.image_side))
+    model = new_two_tower(dataset, settings)
+    pictures = Pictures(dataset.images, model.pixels)
     pairs = TrainingPairs(
-        dataset,
-        pictures,
-        catalog_share=1.0,
-        augment=settings.augment,
-        seed=settings.seed,
-        table=TITLE_TO_PHOTO,
+        dataset, pictures, catalog_share=1.0, augment=settings.augment, seed=settings.seed, table=TITLES
     )
-    titles = [pairs.products[code].title for code in np.flatnonzero(pairs.is_train)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = TwoTower(new_tokenizer(titles, settings.vocab_size), settings)
-    temperature = Temperature()
-    modules = nn.ModuleDict({"towers": model, "temperature": temperature})
-
-    def backward(step: int) -> dict[str, float]:
-        batch = pairs.batch(0, step, step, settings.batch_size)
-        mask = not_negative(batch.product, batch.product, pairs.group, batch.content)
-        query, item = model.vectors(batch.queries), model.vectors(batch.items)
-        tau = temperature()
-        loss = info_nce(query, item, tau, torch.from_numpy(mask), is_symmetric=True)
-        loss.backward()
-        return {"loss": loss.item(), "temperature": tau.item()}
-
+    asked = PosttrainSettings(batch_size=settings.batch_size, pairings="titles", seed=settings.seed)
+    backward = Posttraining(model, pairs, asked)
     loop = loop_of(settings)
     if settings.seconds is not None:
-        loop = loop.but(num_steps=max(1, int(settings.seconds / _seconds_a_step(modules, backward))))
-    asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
-    results = train(STAGE, modules, backward, loop, run, asked, temperature.clamp)
+        loop = loop.but(num_steps=max(1, int(settings.seconds / _seconds_a_step(backward))))
+    identity = [settings.model_dump(mode="json"), dataset.fingerprint()]
+    results = train(STAGE, backward.modules, backward, loop, run, identity, backward.after)
     return model, results | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _square(picture: Picture, side: int) -> np.ndarray:
-    """Pixels at the size the tower sees; what is decoded already must have it."""
-    return picture if isinstance(picture, np.ndarray) else np.asarray(decode(picture, side))
+def new_two_tower(dataset: Dataset, settings: TwoTowerSettings) -> TwoTower:
+    """Random weights, and a tokenizer trained on the titles of the train split.
+
+    Raises:
+        DataError: no train product has a title.
+    """
+    products = dataset.products()
+    _, is_train = groups_and_split(dataset, [product.product_id for product in products])
+    titles = [product.title for product, wanted in zip(products, is_train, strict=True) if wanted]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return TwoTower(new_tokenizer(titles, settings.vocab_size), settings)
 
 
-def _seconds_a_step(modules: nn.Module, backward: Any, num: int = 5) -> float:
+def _seconds_a_step(backward: Posttraining, num: int = 5) -> float:
     with threads():
         backward(0)  # the first step decodes and warms up
         began = time.perf_counter()
         for step in range(1, num + 1):
             backward(step)
-    modules.zero_grad(set_to_none=True)
+    backward.modules.zero_grad(set_to_none=True)
     return (time.perf_counter() - began) / num

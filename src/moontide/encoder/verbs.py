@@ -1,4 +1,4 @@
-"""Commands of this room: `moontide encoder encode`."""
+"""Commands of this room: `moontide encoder encode, regions, augment`, `moontide evaluate`, `moontide heatmap`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import typer
 
+from moontide.encoder.augment_verbs import augment
+from moontide.encoder.heatmap_verbs import heatmap  # noqa: F401
+from moontide.encoder.region_verbs import regions
+from moontide.encoder.verbs_evaluate import evaluate_command  # noqa: F401
 from moontide.foundation.errors import DataError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Encode a text or a picture.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Vectors, regions, added views.")
 
 
 @app.callback()
@@ -32,3 +36,7 @@ def encode(
     encoder = MoonEncoder(model)
     vector = encoder.encode_items([{"text": text, "image": list(image)}], width=width)[0]
     print(json.dumps([round(float(x), 7) for x in vector]))
+
+
+app.command()(regions)
+app.command()(augment)

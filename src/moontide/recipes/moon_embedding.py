@@ -8,9 +8,12 @@ shape: three stages, one shared bidirectional encoder, mean pooling, Matryoshka,
 from __future__ import annotations
 
 from moontide.encoder.model.encoder import EncoderSettings
-from moontide.encoder.stages.posttrain import PosttrainSettings
+from moontide.encoder.stages.cleaning import CleaningSettings
+from moontide.encoder.stages.posttrain import NegativeSettings, PosttrainSettings
 from moontide.encoder.stages.pretrain import PretrainSettings
 from moontide.encoder.twotower import TwoTowerSettings
+from moontide.studies.ablation import Ablation, Row
+from moontide.studies.encoders import COLUMNS, EncoderPlan
 
 
 def encoder(depth: int = 4) -> EncoderSettings:
@@ -52,6 +55,38 @@ def posttraining(settings: EncoderSettings, num_steps: int, batch_size: int = 32
     )
 
 
+def first_stage(settings: EncoderSettings, num_steps: int, batch_size: int = 32) -> PosttrainSettings:
+    """Nine pairings in cycles of 26 steps, in-batch negatives, query to item (paper 3.4, table 2)."""
+    return posttraining(settings, num_steps, batch_size).but(
+        pairings="nine",  # paper 3.4
+        is_symmetric=False,  # paper 3.4; the other direction is not known
+        temperature=0.05,  # ours, unswept
+    )
+
+
+def second_stage(settings: EncoderSettings, num_steps: int, batch_size: int = 32) -> PosttrainSettings:
+    """Orders alone, hard negatives with gradient, a queue, circle loss (paper 3.5)."""
+    num_hard = 1  # ours, unswept
+    queue = 200 * batch_size - batch_size * (1 + num_hard)  # ours, from a paper reported ratio
+    return first_stage(settings, num_steps, batch_size).but(
+        kinds=("order",),  # paper reported
+        learning_rate=settings.learning_rate / 3,  # guess: it refines what is there
+        loss="circle",  # paper reported
+        margin=0.25,  # analog CircleLoss
+        scale=64.0,  # analog CircleLoss
+        negatives=NegativeSettings(num_hard=num_hard, queue=queue),
+    )
+
+
+def cleaning() -> CleaningSettings:
+    """The four steps before the second stage, in their order (paper reported; formulas ours)."""
+    return CleaningSettings(
+        min_entities=2,  # paper reported
+        guard=0.01,  # ours, unswept
+        balance=1.0,  # ours, unswept
+    )
+
+
 def published(settings: PosttrainSettings, lora_rank: int) -> PosttrainSettings:
     """Post-training of a published backbone: gentle rates, a batch in pieces that fit its memory."""
     return settings.but(
@@ -67,3 +102,47 @@ def two_tower(settings: EncoderSettings) -> TwoTowerSettings:
         dim=settings.dim or 128,  # analog MUSE
         image_side=settings.image_side,  # guess
     )
+
+
+def ladder(num_steps: int = 250, batch_size: int = 32, title_steps: int = 1_500) -> Ablation:
+    """From a dual encoder on titles and photos to the whole system, one axis at a time (ours, 3.12).
+
+    The dual encoders see `title_steps` batches of titles and photos first: as many as the shared checkpoint,
+    which all others begin with, has seen. Carts stand in for orders beside them: the log has few.
+    """
+    settings = encoder()
+    bought = ("cart", "order")  # ours: 358 orders in the demo's log
+    titles = posttraining(settings, title_steps, batch_size).but(pairings="titles")
+    clicks = posttraining(settings, num_steps, batch_size).but(catalog_share=0.0, temperature=0.05)
+    orders = clicks.but(kinds=bought)
+    circled = second_stage(settings, num_steps - num_steps // 2, batch_size).but(kinds=bought)
+    wider = orders.but(negatives=circled.negatives)
+    half = first_stage(settings, num_steps // 2, batch_size)
+    plain = circled.but(loss="infonce", negatives=NegativeSettings())
+    towers = two_tower(settings)
+
+    def dual(*stages: PosttrainSettings) -> EncoderPlan:
+        return EncoderPlan(two_tower=towers, pairs=stages)
+
+    def whole(*stages: PosttrainSettings, is_cleaned: bool = False) -> EncoderPlan:
+        return EncoderPlan(pairs=stages, cleaning=cleaning() if is_cleaned else None)
+
+    return Ablation(
+        "moon_embedding",
+        "MOON Embedding, arXiv 2511.11305; rungs are ours",
+        (
+            Row("R1", dual(titles, titles.but(num_steps=num_steps)), "dual encoder, titles and photos"),
+            Row("R2", dual(titles, clicks), "then clicks"),
+            Row("R2, bought", dual(titles, orders), "carts and orders alone"),
+            Row("R3", dual(titles, wider), "hard negatives and a queue"),
+            Row("R3, one model", whole(wider), "one bidirectional model of picture and text"),
+            Row("R4", whole(first_stage(settings, num_steps, batch_size)), "nine pairings, clicks again"),
+            Row("R4, two stages", whole(half, plain), "second half on carts and orders"),
+            Row("R5, cleaned", whole(half, plain, is_cleaned=True), "four steps of cleaning"),
+            Row("R5, negatives", whole(half, plain.but(negatives=circled.negatives), is_cleaned=True),
+                "hard negatives and a queue"),
+            Row("R5", whole(half, circled, is_cleaned=True), "circle loss"),
+        ),
+        COLUMNS,
+        reference="previous",
+    )  # fmt: skip

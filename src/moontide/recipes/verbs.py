@@ -103,6 +103,36 @@ def content(
     console.print(Text(f"{len(rows)} of {len(cells)} cells; tables at {to / 'tables.md'}"))
 
 
+@study.command()
+def ablation(
+    name: Annotated[str, typer.Argument(help="moon_embedding (the ladder), mim, moon or moon2")],
+    dataset: Annotated[Path, typer.Option("--dataset", help="dataset folder with pictures and a log")],
+    to: Annotated[Path, typer.Option("--to", help="folder of the table; finished cells are kept")],
+    start: Annotated[
+        Path | None, typer.Option(help="checkpoint all cells begin with; default: made once, under --to")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="training seeds")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of a cell; default: the recipe's")] = None,
+    start_steps: Annotated[int, typer.Option(min=1, help="steps of a checkpoint that is made")] = 1_500,
+    only: Annotated[list[str] | None, typer.Option(help="row or cell; may be given several times")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="queries of a column at most")] = 1_000,
+    max_minutes: Annotated[float | None, typer.Option(help="no cell begins later; 0: table alone")] = None,
+) -> None:
+    """A paper's ablation table over seeds, with intervals; may run in several processes at once."""
+    from moontide.catalog.dataset import Dataset
+    from moontide.recipes import ablations
+
+    opened = Dataset.open(dataset)
+    opened.require("study ablation", "products", "images", "events")
+    table = ablations.run(
+        name, opened, to, start, range(seeds), steps, start_steps, only or (), queries, max_minutes
+    )
+    console.print(Text((to / "table.md").read_text()), soft_wrap=True)
+    console.print(
+        Text(f"{sum(len(row['seeds']) for row in table['rows'])} cells; table at {to / 'table.md'}")
+    )
+
+
 @study.callback()
 def _studies() -> None:
     """What was gained, and how sure it is."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
@@ -33,7 +32,6 @@ from moontide.center.store import VectorStore
 from moontide.encoder.benchmark import retrieval_table
 from moontide.encoder.model.backbone import BackboneSettings
 from moontide.encoder.model.encoder import EncoderSettings, MoonEncoder
-from moontide.encoder.model.inputs import render_text
 from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
 from moontide.encoder.stages.pretrain import PretrainSettings, pretrain
 from moontide.encoder.twotower import TwoTowerSettings, train_two_tower
@@ -52,6 +50,7 @@ from moontide.ranking.score import ClickScorer
 from moontide.ranking.train import TrainSettings
 from moontide.studies.arms import ClickPolicy
 from moontide.studies.clicks import all_scores, arms_of, click_results, train_arms
+from moontide.studies.encoders import catalog_texts
 from moontide.studies.experiment import ExperimentSettings, outcome_results, run_experiment
 
 log = logging.getLogger(__name__)
@@ -284,20 +283,7 @@ class Chain:
         if settings.backbone is not None:
             backbone = BackboneSettings(lora_rank=settings.lora_rank)
             return MoonEncoder(settings.backbone, backbone=backbone)
-        return MoonEncoder.tiny(self._texts(), settings.encoder, self.seed)
-
-    def _texts(self) -> list[str]:
-        """What the tokenizer of a new encoder learns from: train products, and what was asked before."""
-        splits = self.dataset.table("splits")
-        held = {row["product_id"] for row in splits.to_pylist() if row["split"] == "test"}
-        texts = [
-            render_text(product)[0] for product in self.dataset.products() if product.product_id not in held
-        ]
-        events = self.dataset.table("events", ["at", "query_id"])
-        if self.cutoff is not None:
-            events = events.filter(pc.less(events.column("at"), pa.scalar(self.cutoff)))
-        asked = set(events.column("query_id").to_pylist())
-        return texts + [q.text for q in self.dataset.queries() if q.text and q.query_id in asked]
+        return MoonEncoder.tiny(catalog_texts(self.dataset, self.cutoff), settings.encoder, self.seed)
 
     def _save(self, encoder: MoonEncoder, path: Path) -> None:
         """Write a model folder whole or not at all."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -24,14 +24,29 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from moontide.encoder.model.adapters import add_adapters, merged_weights
 from moontide.encoder.model.attention import Attention, attention_mask, rope_positions
-from moontide.encoder.model.inputs import KINDS, Item, Part, Picture, canonical
+from moontide.encoder.model.inputs import (
+    KINDS,
+    Cropped,
+    Crops,
+    Item,
+    Part,
+    Picture,
+    ProductView,
+    canonical,
+    edges,
+    opened,
+)
 from moontide.encoder.model.norm import quicken
+from moontide.encoder.model.prepared import Album, Prepared, cut, image_spans, text_spans
 from moontide.encoder.model.processor import load_processor, save_processor
 from moontide.encoder.model.slots import LayerSlots, hub_arguments, load_slot, save_slot
-from moontide.encoder.model.vision import patchify, see
+from moontide.encoder.model.vision import Sight, patchify, see
 from moontide.foundation.errors import CheckpointError, DataError, ImageError, SettingsError
-from moontide.foundation.images import decode, open_image
+from moontide.foundation.images import open_image
 from moontide.foundation.settings import Settings
+
+if TYPE_CHECKING:
+    from moontide.catalog.regions import Regions
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 REMEMBERED = 2_048  # layouts of items, some 4 kB each: two windows of an embedding job
@@ -45,37 +60,14 @@ class BackboneSettings(Settings):
     )
     max_pixels: int = pydantic.Field(448 * 448, ge=28 * 28, description="area limit where the shape is kept")
     max_images: int = pydantic.Field(4, ge=1, le=64, description="pictures of one item; more are an error")
+    num_images: int = pydantic.Field(1, ge=1, le=64, description="pictures of a product it is shown")
+    crops: Crops = pydantic.Field("none", description="core-product regions: added to pictures, or only them")
     max_text_tokens: int = pydantic.Field(256, ge=1, description="longer texts are cut between words")
     attention: Attention = pydantic.Field("bidirectional", description="who attends to whom")
     before: str = pydantic.Field("", description="text in front of every item, for instance a chat header")
     after: str = pydantic.Field("", description="text behind every item")
     precision: Literal["float32", "bfloat16"] = pydantic.Field("float32", description="of the computation")
     lora_rank: int = pydantic.Field(0, ge=0, le=512, description="rank of the adapters; 0 trains all weights")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Tokens `start` to `end` of a prepared item, and what they say; `key` names an attribute."""
-
-    kind: str
-    start: int
-    end: int
-    key: str | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An item as numbers: ids, kinds (L,), positions (3, L), patches (P, 3 * patch^2) uint8, grids (I, 2)."""
-
-    ids: np.ndarray
-    kinds: np.ndarray
-    positions: np.ndarray
-    patches: np.ndarray
-    grids: np.ndarray
-    spans: tuple[Span, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Backbone(Module):
@@ -149,11 +141,26 @@ class Backbone(Module):
             DataError: nothing to embed, or too many pictures.
             ImageError: a picture is refused.
         """
-        item = canonical(value)
-        self._check_number(item.images)
-        pictures = [self.pixels(image) for image in item.images]
-        layout = self._layout(item, [(picture.shape[0], picture.shape[1]) for picture in pictures])
-        return replace(layout, patches=self._patches(pictures))
+        return self.prepare_all([value])[0]
+
+    def prepare_all(self, values: Sequence[Any]) -> list[Prepared]:
+        """`prepare` of many, a picture object that several of them hold being decoded once."""
+        seen: dict[Any, tuple[tuple[int, int], np.ndarray]] = {}
+        found = []
+        for value in values:
+            item = canonical(value)
+            self._check_number(item.images)
+            pictures = []
+            for image in item.images:
+                key = (id(image.source), image.box) if isinstance(image, Cropped) else id(image)
+                if key not in seen:
+                    pixels = self.pixels(image)
+                    size = (pixels.shape[0], pixels.shape[1])
+                    seen[key] = (size, patchify(pixels, self.patch, self.merge))
+                pictures.append(seen[key])
+            layout = self._layout(item, [size for size, _ in pictures])
+            found.append(replace(layout, pictures=tuple(patches for _, patches in pictures)))
+        return found
 
     def num_tokens(self, value: Any) -> int:
         """Tokens of one item, from its text and, where the model keeps their shape, its pictures' headers.
@@ -170,10 +177,15 @@ class Backbone(Module):
         side = self.settings.image_side
         if side:  # all pictures are squeezed to it: nothing to look up
             return side, side
+        box = (0.0, 0.0, 1.0, 1.0)
+        if isinstance(picture, Cropped):
+            picture, box = picture.source, picture.box
         if isinstance(picture, np.ndarray):
-            return self._seen_size(picture.shape[0], picture.shape[1])
-        width, height = open_image(picture).size
-        return self._seen_size(height, width)
+            height, width = picture.shape[:2]
+        else:
+            width, height = open_image(picture).size
+        left, top, right, bottom = edges(box, width, height)
+        return self._seen_size(bottom - top, right - left)
 
     @contextmanager
     def remembering(self, num: int) -> Generator[None]:
@@ -217,7 +229,7 @@ class Backbone(Module):
             np.concatenate(ids).astype(np.int64),
             token_kinds,
             rope_positions(token_kinds == KINDS.index("image"), merged),
-            self._patches(pictures),
+            tuple(patchify(picture, self.patch, self.merge) for picture in pictures),
             np.array(grids, dtype=np.int64).reshape(-1, 2),
         )
 
@@ -239,17 +251,13 @@ class Backbone(Module):
         pieces = [("special", before), *self.picture_pieces(sizes)]
         ids, offsets = self._text_tokens(item.text) if item.text is not None else (before[:0], [])
         layout = self.assemble([*pieces, ("query", ids), ("special", after)])
-        images = _image_spans(layout.kinds)
+        images = image_spans(layout.kinds)
         if item.text is None:
             return replace(layout, spans=tuple(images))
         at = len(layout) - len(after) - len(ids)
-        spans, codes = _spans(item, offsets, at)
+        spans, codes = text_spans(item, offsets, at)
         layout.kinds[at : at + len(ids)] = codes
         return replace(layout, spans=(*images, *spans))
-
-    def _patches(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        parts = [patchify(picture, self.patch, self.merge) for picture in pictures]
-        return np.concatenate(parts) if parts else np.zeros((0, 3 * self.patch**2), np.uint8)
 
     def _check_number(self, images: Sequence[Picture]) -> None:
         if len(images) > self.settings.max_images:
@@ -262,12 +270,9 @@ class Backbone(Module):
             ImageError: the picture is refused.
         """
         side = self.settings.image_side
-        if isinstance(picture, np.ndarray):
-            if side and picture.shape[:2] == (side, side):
-                return picture
-            image = Image.fromarray(picture)
-        else:
-            image = decode(picture, side)
+        if side and isinstance(picture, np.ndarray) and picture.shape[:2] == (side, side):
+            return picture
+        image = opened(picture, side)
         height, width = self._seen_size(image.height, image.width)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -290,11 +295,11 @@ class Backbone(Module):
             text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
         )
         offsets = [(start, end) for start, end in coded["offset_mapping"]]
-        num = _cut(text, offsets, self.settings.max_text_tokens)
+        num = cut(text, offsets, self.settings.max_text_tokens)
         return np.asarray(coded["input_ids"][:num], dtype=np.int64), offsets[:num]
 
-    def collate(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
-        """One batch, padded on the right."""
+    def collate(self, batch: Sequence[Prepared], has_pictures: bool = True) -> dict[str, torch.Tensor]:
+        """One batch, padded on the right; equal pictures are in it once, `picture_of` has their places."""
         length = max(map(len, batch))
         shape = (len(batch), length)
         ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
@@ -305,9 +310,10 @@ class Backbone(Module):
             ids[row, :num], real[row, :num], kinds[row, :num] = one.ids, 1, one.kinds
             positions[row, :, :num] = one.positions
         arrays = {"input_ids": ids, "attention_mask": real, "token_kinds": kinds, "position_ids": positions}
-        if any(len(one.grids) for one in batch):
-            arrays["patches"] = np.concatenate([one.patches for one in batch])
-            arrays["grids"] = np.concatenate([one.grids for one in batch])
+        if has_pictures and any(len(one.grids) for one in batch):
+            album = Album.of(batch)
+            arrays["patches"], arrays["grids"] = np.concatenate(album.patches), album.grids
+            arrays["picture_of"] = np.array([number for own in album.places for number in own])
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
@@ -319,18 +325,37 @@ class Backbone(Module):
 
     # --- numbers to states ------------------------------------------------------------------------------
 
-    def states(self, features: dict[str, torch.Tensor], attention: Attention) -> torch.Tensor:
-        """Last-layer states (B, L, D) of a collated batch."""
-        kind = features["input_ids"].device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+    def look(self, album: Album, numbers: Sequence[int] | None = None) -> Sight:
+        """What the vision tower makes of an album's pictures, or of those with these numbers."""
+        numbers = range(len(album)) if numbers is None else numbers
+        patches = torch.from_numpy(np.concatenate([album.patches[number] for number in numbers]))
+        device = next(self.parameters()).device
+        return self._see(patches.to(device), torch.from_numpy(album.grids[list(numbers)]).to(device))
+
+    def _see(self, patches: torch.Tensor, grids: torch.Tensor) -> Sight:
+        images = self.processor.image_processor
+        mean, std = (torch.tensor(x, device=patches.device) for x in (images.image_mean, images.image_std))
+        with self._precision(patches.device.type):
+            visual, deep = see(self.visual, patches, grids, mean, std)
+        return Sight((visual, *deep), tuple((grids.prod(1) // self.merge**2).tolist()))
+
+    def _precision(self, kind: str) -> torch.autocast:
+        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+    def states(self, features: dict[str, Any], attention: Attention) -> torch.Tensor:
+        """Last-layer states (B, L, D) of a collated batch.
+
+        `features["seen"]`, if given, has the visual tokens and deep-stack features of all its pictures, in
+        order; else they are computed from `patches`.
+        """
+        with self._precision(features["input_ids"].device.type):
             embeds = self.model.get_input_embeddings()(features["input_ids"])
             extra: dict[str, Any] = {}
             if "patches" in features:
-                images = self.processor.image_processor
-                mean, std = (
-                    torch.tensor(x, device=embeds.device) for x in (images.image_mean, images.image_std)
-                )
-                visual, deep = see(self.visual, features["patches"], features["grids"], mean, std)
+                sight = self._see(features["patches"], features["grids"])
+                features["seen"] = sight.of(features["picture_of"].tolist())
+            if "seen" in features:
+                visual, *deep = features["seen"]
                 is_image_BL = features["input_ids"] == self.model.config.image_token_id
                 visual = visual.to(embeds.dtype)
                 embeds = embeds.masked_scatter(is_image_BL.unsqueeze(-1), visual)
@@ -355,6 +380,11 @@ class Backbone(Module):
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         features["token_embeddings"] = self.states(features, self.settings.attention)
         return features
+
+    def view(self, regions: Regions | None) -> ProductView:
+        """How this model is shown products, given the regions of a dataset."""
+        settings = self.settings
+        return ProductView(settings.num_images, regions if settings.crops != "none" else None, settings.crops)
 
     def get_embedding_dimension(self) -> int:
         return self.language.config.hidden_size
@@ -407,35 +437,3 @@ def _prompted(item: Item, prompt: str) -> Item:
         Part(part.kind, part.start + len(prompt), part.end + len(prompt), part.key) for part in item.parts
     )
     return Item(prompt + (item.text or ""), item.images, shifted)
-
-
-def _cut(text: str, offsets: Sequence[tuple[int, int]], limit: int) -> int:
-    """How many tokens to keep: at most `limit`, ending between words unless one word fills the limit."""
-    if len(offsets) <= limit:
-        return len(offsets)
-    for num in range(limit, 0, -1):
-        start = offsets[num][0]
-        if start > offsets[num - 1][1] or text[start].isspace():
-            return num
-    return limit
-
-
-def _spans(item: Item, offsets: Sequence[tuple[int, int]], at: int) -> tuple[tuple[Span, ...], np.ndarray]:
-    """Token spans of the item's parts, `at` tokens from the start, and the kind code of every text token."""
-    codes = np.full(len(offsets), KINDS.index("special" if item.parts else "query"), dtype=np.int64)
-    parts = item.parts or (Part("query", 0, len(item.text or "")),)
-    spans = []
-    for part in parts:
-        inside = [n for n, (start, end) in enumerate(offsets) if start < part.end and end > part.start]
-        if not inside:  # cut away
-            continue
-        first, last = inside[0], inside[-1] + 1
-        codes[first:last] = KINDS.index(part.kind)
-        spans.append(Span(part.kind, at + first, at + last, part.key))
-    return tuple(spans), codes
-
-
-def _image_spans(kinds: np.ndarray) -> list[Span]:
-    is_image = np.concatenate(([0], (kinds == KINDS.index("image")).astype(int), [0]))
-    edges = np.flatnonzero(np.diff(is_image))
-    return [Span("image", int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +28,17 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.util import load_file_path
 from torch import nn
 
+from moontide.catalog.dataset import Dataset
 from moontide.encoder.model import tiny
 from moontide.encoder.model.attention import Attention
-from moontide.encoder.model.backbone import Backbone, BackboneSettings, Prepared
+from moontide.encoder.model.backbone import Backbone, BackboneSettings
+from moontide.encoder.model.inputs import Crops, Picture, ProductView
 from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
 from moontide.encoder.model.pooling import Pooling
+from moontide.encoder.model.prepared import Album, Prepared
 from moontide.encoder.model.processor import new_processor
 from moontide.encoder.model.slots import SLOTS, hub_arguments
+from moontide.encoder.model.vision import Sight
 from moontide.foundation.errors import CheckpointError, SettingsError
 from moontide.foundation.progress import track
 from moontide.foundation.settings import Settings
@@ -40,9 +46,34 @@ from moontide.foundation.storage import read_json, storage_errors
 
 BATCH_TOKENS = 2_048  # measured: larger batches leave the cache of a CPU core
 TRAINING_TOKENS = 4_096  # measured: with a graph, fewer calls weigh more
+PATCHES = 2  # patches that take the vision tower as long as a token takes the decoder, about
 
 # What the libraries raise over a folder that lacks files, has broken ones, or names classes that are gone.
 BROKEN = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a pass gives: unit vectors (n, D), and (n, layers, 3, experts) of the experts, if there are any.
+
+    The three figures of the routing, an item and expert layer: mean gate of each expert over its tokens, sum
+    of router probabilities, tokens sent there divided by the experts a token goes to.
+    """
+
+    vectors: torch.Tensor
+    routing: torch.Tensor | None = None
+
+    @classmethod
+    def in_order(cls, parts: Sequence[Outputs], batches: Sequence[Sequence[int]]) -> Outputs:
+        """Parts joined, rows back where they were before they were put in batches."""
+        place = np.argsort([row for rows in batches for row in rows])
+        index = torch.from_numpy(place).to(parts[0].vectors.device)
+        vectors = torch.cat([part.vectors for part in parts])[index]
+        routing = [part.routing for part in parts if part.routing is not None]
+        return cls(vectors, torch.cat(routing)[index] if routing else None)
+
+    def __getitem__(self, rows: Any) -> Outputs:
+        return Outputs(self.vectors[rows], None if self.routing is None else self.routing[rows])
 
 
 class EncoderSettings(Settings):
@@ -61,6 +92,8 @@ class EncoderSettings(Settings):
     pooling: Literal["mean", "last"] = pydantic.Field("mean", description="token states to one vector")
     max_text_tokens: int = pydantic.Field(96, ge=1, description="longer texts are cut between words")
     max_images: int = pydantic.Field(4, ge=1, description="pictures of one item at most")
+    num_images: int = pydantic.Field(1, ge=1, description="pictures of a product it is shown")
+    crops: Crops = pydantic.Field("none", description="core-product regions: added to pictures, or only them")
     lora_rank: int = pydantic.Field(0, ge=0, description="0 trains all weights, else adapters of this rank")
 
     @pydantic.model_validator(mode="after")
@@ -69,6 +102,11 @@ class EncoderSettings(Settings):
             raise ValueError(
                 f"image_side must be a multiple of patch x merge = {self.patch * self.merge}, "
                 f"got {self.image_side}"
+            )
+        shown = self.num_images * (2 if self.crops == "added" else 1)
+        if shown > self.max_images:
+            raise ValueError(
+                f"a product is shown with {shown} pictures, more than max_images {self.max_images}"
             )
         if self.dim and any(width > self.dim for width in self.widths):
             raise ValueError(f"widths must not exceed dim {self.dim}, got {self.widths}")
@@ -126,7 +164,8 @@ class MoonEncoder(SentenceTransformer):
         tokenizer = tiny.new_tokenizer(texts, settings.vocab_size)
         side, patch, merge = settings.image_side, settings.patch, settings.merge
         model = tiny.new_model(settings.depth, tokenizer, side, patch, merge, seed)
-        names = ("image_side", "max_images", "max_text_tokens", "attention", "lora_rank")
+        names = ("image_side", "max_images", "num_images", "crops", "max_text_tokens", "attention")
+        names += ("lora_rank",)
         backbone = Backbone(
             model,
             new_processor(tokenizer, side, patch, merge),
@@ -189,23 +228,69 @@ class MoonEncoder(SentenceTransformer):
         """
         return self.backbone.prepare(value)
 
+    def prepare_all(self, values: Sequence[Any]) -> list[Prepared]:
+        """`prepare` of many; a picture object that several hold is decoded, and later seen, once."""
+        return self.backbone.prepare_all(values)
+
+    def pixels(self, picture: Picture) -> np.ndarray:
+        """Decode to (height, width, 3) uint8 at the size the model sees."""
+        return self.backbone.pixels(picture)
+
+    def remembering(self, num: int) -> AbstractContextManager[None]:
+        """Keep the layouts of `num` items within the block: training comes back to all of them."""
+        return self.backbone.remembering(num)
+
+    def view(self, dataset: Dataset) -> ProductView:
+        """How this encoder is shown the products of a dataset: number of pictures, regions.
+
+        Raises:
+            DataError: it was trained with core-product regions, and the dataset has none.
+        """
+        if self.backbone.settings.crops == "none":
+            return self.backbone.view(None)
+        from moontide.catalog.regions import Regions
+
+        dataset.require("an encoder with crops", "regions")
+        return self.backbone.view(Regions.read(dataset))
+
     def forward_prepared(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """Unit vectors (n, D) of prepared items, with gradients where they are enabled."""
-        features = {name: x.to(self.device) for name, x in self.backbone.collate(batch).items()}
-        return self(features)["sentence_embedding"]
+        return self._outputs(self.backbone.collate(batch)).vectors
 
-    def forward_by_length(
-        self, prepared: Sequence[Prepared], batch_tokens: int = TRAINING_TOKENS
-    ) -> torch.Tensor:
-        """`forward_prepared` in batches of like length, results in the order given.
+    def encode_all(self, prepared: Sequence[Prepared], batch_tokens: int = TRAINING_TOKENS) -> Outputs:
+        """Vectors, and the routing of experts, of prepared items, with gradients where they are enabled.
 
-        Padding is most of a mixed batch, and a small batch stays in the cache of a core. The graph of every
-        batch is kept: the gradient is that of one forward pass.
+        The vision tower sees every distinct picture once, however many items hold it. The decoder takes
+        items of like length together: padding is most of a mixed batch, and a small batch stays in the cache
+        of a core. The graph of every batch is kept: the gradient is that of one forward pass.
         """
+        album = Album.of(prepared)
+        sight = self.look(album, batch_tokens)
         batches = token_batches([len(one) for one in prepared], batch_tokens)
-        parts = [self.forward_prepared([prepared[row] for row in rows]) for rows in batches]
-        place = np.argsort([row for rows in batches for row in rows])
-        return torch.cat(parts)[torch.from_numpy(place).to(parts[0].device)]
+        parts = [self.read(prepared, rows, album, sight) for rows in batches]
+        return Outputs.in_order(parts, batches)
+
+    def look(self, album: Album, batch_tokens: int = TRAINING_TOKENS) -> Sight | None:
+        """What the vision tower makes of an album, some pictures at a time; None of an empty one."""
+        parts = [self.backbone.look(album, numbers) for numbers in album.pieces(PATCHES * batch_tokens)]
+        return Sight.join(parts) if parts else None
+
+    def read(
+        self, prepared: Sequence[Prepared], rows: Sequence[int], album: Album, sight: Sight | None
+    ) -> Outputs:
+        """One pass of the decoder over some of the items, their pictures having been seen."""
+        features: dict[str, Any] = dict(self.backbone.collate([prepared[row] for row in rows], False))
+        numbers = [number for row in rows for number in album.places[row]]
+        if numbers:
+            assert sight is not None
+            features["seen"] = sight.of(numbers)
+        return self._outputs(features)
+
+    def _outputs(self, features: dict[str, Any]) -> Outputs:
+        moved = {name: x.to(self.device) if torch.is_tensor(x) else x for name, x in features.items()}
+        moved = self(moved)
+        routing = moved.get("routing")
+        return Outputs(moved["sentence_embedding"], torch.stack(routing, 1) if routing else None)
 
     @torch.no_grad()
     def center(self, prepared: Sequence[Prepared]) -> None:
@@ -269,6 +354,9 @@ class MoonEncoder(SentenceTransformer):
         for module in self:
             assert isinstance(module, Module)
             digest.update(repr(sorted(module.get_config_dict().items())).encode())
+        for name, slot in sorted(self.slots.items()):
+            if isinstance(slot, Module):
+                digest.update(repr((name, sorted(slot.get_config_dict().items()))).encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -14,17 +14,57 @@ import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from moontide.catalog.records import Product
 from moontide.foundation.errors import DataError, ImageError
+from moontide.foundation.images import decode
+
+if TYPE_CHECKING:
+    from moontide.catalog.regions import Box, Regions
 
 Form = Literal["title", "image", "title_image", "rich", "rich_image"]
+Crops = Literal["none", "added", "only"]
 FORMS: tuple[str, ...] = ("title", "image", "title_image", "rich", "rich_image")
-Picture = bytes | np.ndarray
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """A part of a picture, cut when it is decoded: at the picture's own resolution, not at the model's.
+
+    Args:
+        source: an encoded picture, or pixels.
+        box: x0, y0, x1, y1 as shares of its sides.
+    """
+
+    source: bytes | np.ndarray
+    box: Box
+
+
+Picture = bytes | np.ndarray | Cropped
+
+
+def opened(picture: Picture, side: int | None) -> Image.Image:
+    """Decode a picture, or the part of it that is wanted; an encoded whole at `side` or a little above.
+
+    Raises:
+        ImageError: the picture is refused.
+    """
+    if not isinstance(picture, Cropped):
+        return Image.fromarray(picture) if isinstance(picture, np.ndarray) else decode(picture, side)
+    whole = opened(picture.source, None)
+    return whole.crop(edges(picture.box, whole.width, whole.height))
+
+
+def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in whole pixels of a box in shares; at least one pixel."""
+    left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
+    return left, top, max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+
+
 KINDS = ("special", "image", "query", "title", "brand", "category", "attribute", "description")
 """What a token can belong to; the index is its code in `token_kinds`."""
 
@@ -74,6 +114,7 @@ class Item:
         if self.text is None and not self.images:
             raise DataError("an item needs a text or a picture: both are empty")
         for image in self.images:
+            image = image.source if isinstance(image, Cropped) else image
             if isinstance(image, np.ndarray):
                 if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                     raise ImageError(
@@ -119,7 +160,7 @@ def canonical(value: Any) -> Item:
 
 
 def _picture(value: Any) -> Picture:
-    if isinstance(value, (bytes, np.ndarray)):
+    if isinstance(value, (bytes, np.ndarray, Cropped)):
         return value
     if isinstance(value, (str, Path)):
         try:
@@ -149,6 +190,8 @@ def product_item(
     form: Form = "rich_image",
     num_images: int = 1,
     without: Collection[str] = (),
+    regions: Regions | None = None,
+    crops: Crops = "added",
 ) -> Item:
     """A product in one of five forms, always rendered the same way.
 
@@ -159,6 +202,9 @@ def product_item(
         num_images: how many of its pictures to take, main one first.
         without: what to leave out of the rich text: "brand", "category", "attributes", "description", or
             attribute keys; evaluation of an attribute must not read it from the text.
+        regions: where the product is in its pictures: a picture is followed by its crop, one without a region
+            by itself.
+        crops: "only" has the crop in place of its picture (ablation).
 
     Raises:
         DataError: an unknown form, or the product has nothing to show in it.
@@ -171,12 +217,51 @@ def product_item(
     pictures: tuple[Picture, ...] = ()
     if form.endswith("image"):
         ids = [image_id for image_id in product.image_ids if images is not None and image_id in images]
-        pictures = tuple(images[image_id] for image_id in ids[:num_images]) if images is not None else ()
+        pictures = _pictures(product.title, ids[:num_images], images, regions, crops)
     if not text and not pictures:
         raise DataError(
             f"product {product.product_id!r} has nothing to show as {form!r}: no text, no picture"
         )
     return Item(text or None, pictures, parts)
+
+
+def _pictures(
+    title: str, ids: list[str], images: PictureSource | None, regions: Regions | None, crops: Crops
+) -> tuple[Picture, ...]:
+    if images is None:
+        return ()
+    if regions is None:
+        return tuple(images[image_id] for image_id in ids)
+    pictures: list[Picture] = []
+    for image_id in ids:
+        picture = images[image_id]
+        source = picture.source if isinstance(picture, Cropped) else picture
+        box = regions.box(image_id, title)
+        crop = picture if box is None else Cropped(source, box)
+        pictures += [crop] if crops == "only" else [picture, crop]
+    return tuple(pictures)
+
+
+@dataclass(frozen=True)
+class ProductView:
+    """How an encoder is shown products: how many pictures, and whether each is followed by its crop.
+
+    Paper: MOON 3.2: the crop of the core product is added, it never replaces the picture (paper).
+    """
+
+    num_images: int = 1
+    regions: Regions | None = None
+    crops: Crops = "added"
+
+    def item(
+        self,
+        product: Product,
+        images: PictureSource | None = None,
+        form: Form = "rich_image",
+        without: Collection[str] = (),
+    ) -> Item:
+        """The product in one of five forms; see `product_item`."""
+        return product_item(product, images, form, self.num_images, without, self.regions, self.crops)
 
 
 def render_text(

@@ -9,12 +9,42 @@ upstream pass. N patches of all pictures, I pictures, P patches of one, D width.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the vision tower makes of distinct pictures.
+
+    Args:
+        layers: visual tokens, then the deep-stack features, (T, D) each, pictures one after the other.
+        lengths: visual tokens of each picture.
+    """
+
+    layers: tuple[torch.Tensor, ...]
+    lengths: tuple[int, ...]
+
+    def of(self, numbers: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """The layers of these pictures, in this order; a picture may occur many times."""
+        if list(numbers) == list(range(len(self.lengths))):
+            return self.layers
+        starts = np.concatenate(([0], np.cumsum(self.lengths)))
+        rows = [np.arange(starts[number], starts[number + 1]) for number in numbers]
+        index = torch.from_numpy(np.concatenate(rows)).to(self.layers[0].device)
+        return tuple(layer.index_select(0, index) for layer in self.layers)
+
+    @classmethod
+    def join(cls, parts: Sequence[Sight]) -> Sight:
+        """The pictures of several parts, one after the other."""
+        layers = tuple(torch.cat(column) for column in zip(*(part.layers for part in parts), strict=True))
+        return cls(layers, tuple(length for part in parts for length in part.lengths))
 
 
 def patchify(pixels: np.ndarray, patch: int, merge: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 def not_negative(
@@ -25,6 +26,7 @@ def not_negative(
         item_product_N: product code of every item.
         group_of: group code by product code.
         item_content_N: a code per item, equal for identical content; needs item i to be query i's positive.
+            Shorter than N: the items beyond have no known content.
         query_B: query code; equal texts share one. -1: the query has no log.
         positives: sorted keys query * len(group_of) + product of all known positives.
 
@@ -34,7 +36,8 @@ def not_negative(
     group_B, group_N = group_of[query_product_B], group_of[item_product_N]
     mask = group_B[:, None] == group_N[None]
     if item_content_N is not None:
-        mask |= item_content_N[: len(query_product_B), None] == item_content_N[None]
+        content_B = item_content_N[: len(query_product_B), None]
+        mask[:, : len(item_content_N)] |= content_B == item_content_N[None]
     if query_B is not None and positives is not None and len(positives):
         keys = query_B[:, None] * len(group_of) + item_product_N[None]
         mask |= (query_B >= 0)[:, None] & is_member(keys, positives)
@@ -45,3 +48,25 @@ def is_member(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
     """Whether each key occurs in a sorted array."""
     place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return sorted_keys[place] == keys
+
+
+def only_present(
+    not_negative_BN: torch.Tensor, is_query_B: torch.Tensor, is_item_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and weights with which queries and items that lack a form neither count nor push.
+
+    A loss that averages over B then gives its mean over the pairs that have both sides, 0 if there are none.
+
+    Paper: MOON2.0 2, missing form in a query (ours).
+
+    Args:
+        not_negative_BN: see `not_negative`.
+        is_query_B, is_item_N: True where the query, the item has the form; any finite vector stands for none.
+
+    Returns:
+        (B, N) bool, and (B,) weights: B / number of whole pairs, or 0.
+    """
+    num = len(is_query_B)
+    is_pair_B = is_query_B & is_item_N[:num]
+    mask_BN = not_negative_BN | ~is_query_B[:, None] | ~is_item_N[None]
+    return mask_BN, is_pair_B * (num / is_pair_B.sum().clamp(min=1))

@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import pydantic
 import torch
 from torch import nn
 
+from moontide.encoder.objectives.gather import average_gradients, rank
 from moontide.foundation.device import threads
-from moontide.foundation.errors import CheckpointError
+from moontide.foundation.errors import CheckpointError, DataError
 from moontide.foundation.progress import track
 from moontide.foundation.runs import Run
 from moontide.foundation.settings import Settings, fingerprint
@@ -58,11 +59,13 @@ def rate_at(step: int, settings: LoopSettings) -> float:
 
 
 def new_optimizer(modules: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; only matrices decay."""
-    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    """AdamW over the trainable parameters; only matrices decay, but not the preferences of experts."""
+    named = [(name, one) for name, one in modules.named_parameters() if one.requires_grad]
+    decays = [one for name, one in named if one.ndim >= 2 and not name.endswith("preference")]
+    others = [one for name, one in named if one.ndim < 2 or name.endswith("preference")]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decays, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
@@ -75,8 +78,12 @@ def train(
     run: Run | None = None,
     asked: Any = None,
     after_step: Callable[[], None] | None = None,
+    state: nn.Module | None = None,
+    batch_ids: Callable[[int], Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Run the steps of a stage, or those an interrupted call left over.
+
+    With ranks (torchrun), gradients are averaged over them after each step and the first rank keeps the run.
 
     Args:
         stage: names the log lines and the checkpoint folder.
@@ -86,14 +93,21 @@ def train(
         run: where to log and keep checkpoints; None keeps nothing.
         asked: what else decides the outcome (settings, data): a checkpoint of something else is refused.
         after_step: called after every optimizer step.
+        state: what is not trained but decides the next step, such as a queue of negatives; kept and restored.
+        batch_ids: what a step's batch holds, for the error.
 
     Returns:
         steps, first and last logged loss, seconds of training in all calls, steps run in this call.
+
+    Raises:
+        DataError: the loss or its gradient is no number.
+        CheckpointError: the run was made with other settings or data.
     """
     optimizer = new_optimizer(modules, settings)
     folder = run.checkpoints(stage) if run else None
     identity = fingerprint([settings.model_dump(mode="json"), asked])
-    start, spent = restore(folder, modules, optimizer, identity) if folder else (0, 0.0)
+    start, spent = restore(folder, modules, optimizer, identity, state) if folder else (0, 0.0)
+    run, folder = (run, folder) if rank() == 0 else (None, None)
     if run:
         run.rewind(stage, start - 1)
     modules.train()
@@ -105,7 +119,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             figures = backward(step)
+            average_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+            if not (math.isfinite(figures["loss"]) and math.isfinite(norm)):
+                raise _no_number(stage, step, figures["loss"], folder, batch_ids)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if after_step:
@@ -116,7 +133,7 @@ def train(
             if run and (step % settings.log_every == 0 or is_last):
                 run.log(stage, step, **figures, rate=rate, gradient_norm=float(norm))
             if folder and ((step + 1) % settings.checkpoint_every == 0 or is_last):
-                keep(folder, modules, optimizer, identity, step + 1, spent + time.monotonic() - began)
+                keep(folder, modules, optimizer, identity, step + 1, spent + time.monotonic() - began, state)
     modules.eval()
     seconds = spent + time.monotonic() - began
     results = {"steps": settings.num_steps, "seconds": seconds, "steps_here": meter.done}
@@ -126,12 +143,31 @@ def train(
     return {**results, **{name: value for name, value in figures.items() if name != "loss"}}
 
 
-def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: int, seconds: float) -> None:
+def _no_number(
+    stage: str, step: int, loss: float, folder: Path | None, ids: Callable[[int], Sequence[str]] | None
+) -> DataError:
+    kept = sorted(folder.glob("step-*.pt")) if folder else []
+    last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
+    batch = f" of {', '.join(list(ids(step))[:20])}" if ids else ""
+    what = f"the loss is {loss}" if not math.isfinite(loss) else "a gradient is no finite number"
+    return DataError(f"{stage} stopped at step {step}: {what} on the batch{batch}; {last}")
+
+
+def keep(
+    folder: Path,
+    modules: nn.Module,
+    optimizer: Any,
+    identity: str,
+    step: int,
+    seconds: float,
+    extra: nn.Module | None = None,
+) -> None:
     """Write a checkpoint whole, then drop all but the newest two."""
     buffer = io.BytesIO()
     trained = {name for name, parameter in modules.named_parameters() if parameter.requires_grad}
     weights = {name: value for name, value in modules.state_dict().items() if name in trained}
     state = {
+        "state": extra.state_dict() if extra else {},
         "identity": identity,
         "step": step,
         "seconds": seconds,
@@ -145,7 +181,9 @@ def keep(folder: Path, modules: nn.Module, optimizer: Any, identity: str, step: 
         old.unlink()
 
 
-def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> tuple[int, float]:
+def restore(
+    folder: Path, modules: nn.Module, optimizer: Any, identity: str, extra: nn.Module | None = None
+) -> tuple[int, float]:
     """Load the newest checkpoint; gives the step to go on with and the seconds spent so far, 0 without one.
 
     Raises:
@@ -164,6 +202,8 @@ def restore(folder: Path, modules: nn.Module, optimizer: Any, identity: str) -> 
         result = modules.load_state_dict(state["weights"], strict=False)
         assert not result.unexpected_keys
         optimizer.load_state_dict(state["optimizer"])
+        if extra:
+            extra.load_state_dict(state["state"])
         torch.set_rng_state(state["random"])
         return state["step"], state["seconds"]
     return 0, 0.0

@@ -9,83 +9,61 @@ the catalog pairings are ours, they bind text to pictures before a log is long e
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, cast
+from typing import NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from moontide.catalog.dataset import Dataset
-from moontide.catalog.records import Product
-from moontide.encoder.model.inputs import Form, Item, Picture, PictureSource, product_item, query_item
-from moontide.encoder.stages.pictures import vary
+from moontide.catalog.records import Query
+from moontide.encoder.model.inputs import Form, Item, PictureSource, ProductView, product_item, query_item
+from moontide.encoder.stages.hard import HardKind, Neighbors
+from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MIXED, Pairing, cycles, schedule
+from moontide.encoder.stages.rows import (  # noqa: F401
+    BEHAVIORS,
+    WEIGHTS,
+    SameRequest,
+    groups_and_split,
+    is_known,
+    log_rows,
+    read_events,
+)
+from moontide.encoder.stages.stock import Stock
 from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
 
-WEIGHTS = {"click": 1, "cart": 2, "order": 3}  # how often a pair is drawn; guess
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """One row of the schedule: the two forms, how often, and where the pairs come from.
-
-    A query form of a log row is "text", "image" or "text_image"; of a catalog row it is a product form, and
-    its picture is another one than the item's where there is another.
-    """
-
-    query_form: Form | Literal["text", "text_image"]
-    item_form: Form
-    share: float
-    source: str
-
-
-BEHAVIOR = (
-    Pairing("text", "rich_image", 0.30, "log"),
-    Pairing("text", "image", 0.20, "log"),
-    Pairing("text", "title_image", 0.15, "log"),
-    Pairing("image", "image", 0.15, "log"),
-    Pairing("image", "rich_image", 0.15, "log"),
-    Pairing("text_image", "rich_image", 0.05, "log"),
-)
-CATALOG = (
-    Pairing("title", "image", 0.60, "catalog"),
-    Pairing("image", "image", 0.20, "catalog"),
-    Pairing("image", "rich_image", 0.10, "catalog"),
-    Pairing("title_image", "rich_image", 0.10, "catalog"),
-)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The items of one step and the codes its masks need; item i is the positive of query i."""
+    """The items of one step and the codes its masks need; item i is the positive of query i.
 
-    pairing: Pairing
+    Args:
+        pairing: None where each row has its own.
+        product, query: codes of each pair; query -1 has no log.
+        content: equal for items that show the same, whatever the step.
+        hard: hard negatives, those of query 0 first, each query equally many.
+        hard_product, hard_content: codes of these.
+        hard_sources: how many came from "clicked", "category", "random".
+    """
+
+    pairing: Pairing | None
     queries: list[Item]
     items: list[Item]
     product: np.ndarray
     content: np.ndarray
     query: np.ndarray
-
-
-def schedule(pairings: Sequence[Pairing], num_steps: int) -> np.ndarray:
-    """Which pairing each step takes: shares kept as evenly as whole steps allow, in every stretch.
-
-    Example:
-        >>> shares = (0.5, 0.25, 0.25)
-        >>> schedule([Pairing("text", "image", share, "log") for share in shares], 8).tolist()
-        [0, 1, 2, 0, 0, 1, 2, 0]
-    """
-    share = np.array([pairing.share for pairing in pairings], dtype=np.float64)
-    share /= share.sum()
-    taken, order = np.zeros(len(share)), np.empty(num_steps, dtype=np.int64)
-    for step in range(num_steps):
-        order[step] = np.argmax(share * (step + 1) - taken)
-        taken[order[step]] += 1
-    return order
+    hard: list[Item] = field(default_factory=list)
+    hard_product: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    hard_content: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    hard_sources: Counter[str] = field(default_factory=Counter)
 
 
 class TrainingPairs:
@@ -95,9 +73,16 @@ class TrainingPairs:
         dataset: products, splits, images; queries and events for the log.
         pictures: pixels by image id.
         before: events and products from this moment on are not seen; None: all are.
-        catalog_share: share of steps that pair a product with another view of itself.
+        catalog_share: share of steps that pair a product with another view of itself; a table with counts
+            has its own.
         augment: strength of random picture variation, see `pictures.vary`.
-        table: the pairings to choose from; those without rows are left out.
+        table: the pairings to choose from; those without rows are left out, the others share their steps.
+        view: how products are shown.
+        kinds: the behaviors that make a positive.
+        rows: of the log's rows those to draw, see `cleaning.clean`; what is left out stays a known positive.
+        num_hard: hard negatives of each query.
+        hard_kind: where they come from first.
+        is_mixed: each row of a batch draws its own pairing (ablation).
 
     Raises:
         DataError: nothing to pair.
@@ -112,22 +97,45 @@ class TrainingPairs:
         augment: float = 0.0,
         seed: int = 0,
         table: Sequence[Pairing] = (*BEHAVIOR, *CATALOG),
+        view: ProductView = ProductView(),
+        kinds: Sequence[str] = BEHAVIORS,
+        rows: np.ndarray | None = None,
+        num_hard: int = 0,
+        hard_kind: HardKind = "category",
+        is_mixed: bool = False,
     ):
-        self.pictures, self.augment, self.seed = pictures, augment, seed
-        self.products = dataset.products()
-        self.group, self.is_train = groups_and_split(dataset, [p.product_id for p in self.products])
-        self.is_train &= is_known(self.products, before)
-        self.rows = log_rows(dataset, [p.product_id for p in self.products], self.is_train, before)
+        self.stock = Stock(dataset, pictures, before, augment, view)
+        self.pictures, self.seed, self.num_hard, self.is_mixed = pictures, seed, num_hard, is_mixed
+        self.products, self.group, self.category = self.stock.products, self.stock.group, self.stock.category
+        self.is_train = self.stock.is_train
+        self.rows = log_rows(dataset, self.stock.product_ids, self.is_train, before, kinds=kinds)
+        if not len(self.rows.query) and len(kinds) < len(BEHAVIORS):
+            raise DataError(
+                f"{dataset.path} has nothing to pair: no {' or '.join(kinds)} of a train product under a "
+                f"query; import a log with them, or let all of {', '.join(BEHAVIORS)} count"
+            )
+        self._is_drawn = np.ones(len(self.rows.query), dtype=bool)
+        if rows is not None:
+            self._is_drawn[:] = False
+            self._is_drawn[rows] = True
         self._queries = {query.query_id: query for query in dataset.queries()} if len(self.rows.query) else {}
         self._known: dict[tuple[str, str, str], np.ndarray] = {}
         self.pairings = self._pairings(table, catalog_share)
         if not self.pairings:
             raise DataError(
-                f"{dataset.path} has nothing to pair: no train product with a picture, no click on one"
+                f"{dataset.path} has nothing to pair: no pairing has two rows to draw, of "
+                f"{self._is_drawn.sum()} by {' or '.join(kinds)} and {self.stock.can_show('image').sum()} "
+                "train products with a picture; import pictures or a log"
             )
+        self.positives = self.rows.keys(len(self.products))
+        if num_hard:
+            clicked = self._clicked(dataset, before, kinds) if hard_kind == "clicked" else None
+            self._neighbors = Neighbors(self.stock, self.positives, clicked)
 
     def _pairings(self, table: Sequence[Pairing], catalog_share: float) -> list[Pairing]:
         """The pairings that have rows, their shares within log and catalog as set."""
+        if all(pairing.count for pairing in table):
+            return self._counted(table)
         found: list[Pairing] = []
         for source, share in (("log", 1 - catalog_share), ("catalog", catalog_share)):
             rows = [row for row in table if row.source == source and len(self._members(row)) > 1]
@@ -135,10 +143,16 @@ class TrainingPairs:
             found += [replace(row, share=share * row.share / total) for row in rows if share]
         return found
 
-    @cached_property
-    def _pictured(self) -> np.ndarray:
-        """How many usable pictures each product has."""
-        return np.array([sum(i in self.pictures for i in p.image_ids) for p in self.products])
+    def _counted(self, table: Sequence[Pairing]) -> list[Pairing]:
+        """The pairings of a table with counts that have rows; the cycle is the shorter for the others."""
+        found = [(row, one) for row in table for one in row.sources() if len(self._members(one)) > 1]
+        first = dict(reversed(found))  # the log before the catalog
+        missing = [row for row in table if row not in first]
+        if missing:
+            names = ", ".join(f"{row.query_form} -> {row.item_form}" for row in missing)
+            log.warning("no rows for %s: the other pairings share their steps", names)
+        total = sum(row.count for row in first)
+        return [replace(first[row], share=row.count / total) for row in table if row in first]
 
     def _members(self, pairing: Pairing) -> np.ndarray:
         """Rows a pairing may draw: log rows, repeated by weight, or product codes."""
@@ -150,172 +164,130 @@ class TrainingPairs:
     def _find(self, pairing: Pairing) -> np.ndarray:
         if pairing.source == "log":
             forms = {"text": (True, False), "image": (False, True), "text_image": (True, True)}
-            wants = forms[pairing.query_form]
-            has = self._query_has
-            good = np.array([has[code] == wants for code in self.rows.query], dtype=bool)
-            good = good.reshape(-1) & (self._pictured[self.rows.product] > 0)
-            rows = np.flatnonzero(good)
-            return np.repeat(rows, self.rows.weight[rows])
+            good = (self.query_has[self.rows.query] == forms[pairing.query_form]).all(1) & self._is_drawn
+            rows = np.flatnonzero(good & self.stock.can_show(pairing.item_form)[self.rows.product])
+            weight = self.rows.weight[rows]
+            return np.repeat(rows, weight // np.gcd.reduce(weight)) if len(rows) else rows
         needs = 2 if pairing.query_form.endswith("image") and pairing.item_form.endswith("image") else 1
-        has_title = np.array([bool(product.title) for product in self.products])
-        return np.flatnonzero(self.is_train & (self._pictured >= needs) & has_title)
+        return np.flatnonzero(self.is_train & (self.stock.num_pictures >= needs) & self.stock.has_title)
 
     @cached_property
-    def _query_has(self) -> list[tuple[bool, bool]]:
-        has = []
-        for query_id in self.rows.query_ids:
-            query = self._queries[query_id]
-            picture = query.image_id is not None
-            has.append((bool(query.text), picture and query.image_id in self.pictures))
+    def query_has(self) -> np.ndarray:
+        """Whether each query has a text, and a usable picture: (queries, 2)."""
+        has = np.zeros((len(self.rows.query_ids), 2), dtype=bool)
+        for code in np.unique(self.rows.query):
+            query = self._queries[self.rows.query_ids[code]]
+            has[code] = bool(query.text), query.image_id is not None and query.image_id in self.pictures
         return has
 
+    def _clicked(self, dataset: Dataset, before: datetime | None, kinds: Sequence[str]) -> SameRequest:
+        """Products clicked, or more, in the requests in which a query and its positive met."""
+        events = read_events(dataset, self.stock.product_ids, BEHAVIORS, before)
+        is_kind = np.isin(events.weight, [WEIGHTS[kind] for kind in kinds])
+        return SameRequest(events.where(is_kind), events, len(self.products))
+
     def plan(self, num_steps: int) -> np.ndarray:
-        """Which of `pairings` each step takes."""
+        """Which of `pairings` each step takes; `MIXED` where each row has its own."""
+        if self.is_mixed:
+            return np.full(num_steps, MIXED)
+        if all(pairing.count for pairing in self.pairings):
+            return cycles(self.pairings, num_steps, self.seed)
         return schedule(self.pairings, num_steps)
 
     def batch(self, number: int, turn: int, step: int, size: int) -> Batch:
         """The pairs of one step.
 
         Args:
-            number: which pairing.
+            number: which pairing, or `MIXED`.
             turn: how often it was taken before: its position in the data.
             step: of the stage; seeds the picture variations.
             size: pairs; fewer if there are not as many.
         """
-        pairing = self.pairings[number]
+        if number == MIXED:
+            pairing, drawn = None, self._draw(step, size)
+        else:
+            pairing = self.pairings[number]
+            drawn = [(pairing, row) for row in self._next(pairing, turn, size)]
+        rng = stream(self.seed, "views", step)
+        made = [self._pair(one, row, rng) for one, row in drawn]
+        codes = np.array([(pair.product, pair.content, pair.query) for pair in made], dtype=np.int64)
+        batch = Batch(pairing, [pair.asked for pair in made], [pair.item for pair in made], *codes.T)
+        return self._with_hard(batch, [one.item_form for one, _ in drawn], step) if self.num_hard else batch
+
+    def _next(self, pairing: Pairing, turn: int, size: int) -> list[int]:
+        """Rows of a pairing's turn: each once an epoch, shuffled."""
         members = self._members(pairing)
         size = min(size, len(members))
         per_epoch = len(members) // size
         rng = stream(self.seed, "pairs", pairing.query_form, pairing.item_form, turn // per_epoch)
         at = (turn % per_epoch) * size
-        rows = members[rng.permutation(len(members))[at : at + size]]
-        rng = stream(self.seed, "views", step)
+        return members[rng.permutation(len(members))[at : at + size]].tolist()
+
+    def _draw(self, step: int, size: int) -> list[tuple[Pairing, int]]:
+        """Rows of any pairing, by their shares."""
+        rng = stream(self.seed, "mixed", step)
+        share = np.array([pairing.share for pairing in self.pairings])
+        numbers = rng.choice(len(share), size, p=share / share.sum())
+        drawn = [self.pairings[number] for number in numbers]
+        return [(pairing, int(rng.choice(self._members(pairing)))) for pairing in drawn]
+
+    def _pair(self, pairing: Pairing, row: int, rng: np.random.Generator) -> _Pair:
         if pairing.source == "log":
-            product, query = self.rows.product[rows], self.rows.query[rows]
-            made = [self._log_pair(pairing, *codes, rng) for codes in zip(query, product, strict=True)]
-        else:
-            product, query = rows, np.full(len(rows), -1)
-            made = [self._views(pairing, self.products[code], rng) for code in rows]
-        content = _codes([(item.text, one) for _, item, one in made])
-        return Batch(pairing, [q for q, _, _ in made], [i for _, i, _ in made], product, content, query)
+            return self._log_pair(pairing, row, rng)
+        ids = self.stock.image_ids(row)
+        order = [ids[at] for at in rng.permutation(len(ids))]
+        query_form = cast(Form, pairing.query_form)
+        pictures = {order[-1]: self.stock.picture(order[-1], rng)} if query_form.endswith("image") else None
+        query = product_item(self.products[row], pictures, query_form)
+        shown = order[: max(1, min(self.stock.view.num_images, len(order) - 1))]
+        return _Pair(query, -1, row, *self._item(row, pairing.item_form, shown, rng))
 
-    def _log_pair(
-        self, pairing: Pairing, query: int, product: int, rng: np.random.Generator
-    ) -> tuple[Item, Item, str | None]:
-        asked = self._queries[self.rows.query_ids[query]]
-        seen = asked.image_id is not None and asked.image_id in self.pictures
-        picture = self._varied(asked.image_id, rng) if seen else None
-        text = asked.text if pairing.query_form.startswith("text") else None
-        ids = [i for i in self.products[product].image_ids if i in self.pictures]
-        shown = ids[int(rng.integers(len(ids)))]
-        return query_item(text, picture), *self._form(product, pairing.item_form, shown, rng)
+    def _log_pair(self, pairing: Pairing, row: int, rng: np.random.Generator) -> _Pair:
+        code, product = int(self.rows.query[row]), int(self.rows.product[row])
+        asked = self.query(code)
+        wants_picture = pairing.query_form.endswith("image") and asked.image_id is not None
+        picture = self.stock.picture(asked.image_id, rng) if wants_picture else None
+        query = query_item(asked.text if pairing.query_form.startswith("text") else None, picture)
+        return _Pair(query, code, product, *self._shown(product, pairing.item_form, rng))
 
-    def _views(
-        self, pairing: Pairing, product: Product, rng: np.random.Generator
-    ) -> tuple[Item, Item, str | None]:
-        ids = [i for i in product.image_ids if i in self.pictures]
-        order = rng.permutation(len(ids))
-        shown, other = ids[order[0]], ids[order[-1]]
-        query, _ = self._form(product, cast(Form, pairing.query_form), other, rng)
-        return query, *self._form(product, pairing.item_form, shown, rng)
+    def query(self, code: int) -> Query:
+        """What was asked under a query code."""
+        return self._queries[self.rows.query_ids[code]]
 
-    def _form(
-        self, product: int | Product, form: Form, image_id: str, rng: np.random.Generator
-    ) -> tuple[Item, str | None]:
-        record = product if isinstance(product, Product) else self.products[product]
-        if not form.endswith("image"):
-            return product_item(record, None, form), None
-        varied = {image_id: self._varied(image_id, rng)}
-        return product_item(record, varied, form), image_id
+    def _shown(self, product: int, form: Form, rng: np.random.Generator) -> tuple[Item, int]:
+        """A product in a form, with any of its pictures, and its content code."""
+        chosen = self.stock.choose(product, rng) if form.endswith("image") else []
+        return self._item(product, form, chosen, rng)
 
-    def _varied(self, image_id: str, rng: np.random.Generator) -> Picture:
-        pixels = self.pictures[image_id]
-        return vary(pixels, rng, self.augment) if isinstance(pixels, np.ndarray) else pixels
+    def _item(
+        self, product: int, form: Form, image_ids: Sequence[str], rng: np.random.Generator
+    ) -> tuple[Item, int]:
+        item = self.stock.item(product, form, image_ids, rng)
+        shown = sorted(image_ids) if form.endswith("image") else ()
+        digest = hashlib.blake2b(repr((item.text, *shown)).encode(), digest_size=8).digest()
+        return item, int.from_bytes(digest, "big", signed=True)
 
-
-@dataclass(frozen=True)
-class LogRows:
-    """Distinct (query, product) pairs of a log; equal query contents share a code."""
-
-    query: np.ndarray
-    product: np.ndarray
-    weight: np.ndarray
-    query_ids: list[str]
-
-    def keys(self, num_products: int) -> np.ndarray:
-        """Sorted keys query * num_products + product of all pairs, for `masks.not_negative`."""
-        return np.sort(self.query * num_products + self.product)
+    def _with_hard(self, batch: Batch, forms: Sequence[Form], step: int) -> Batch:
+        rng = stream(self.seed, "hard", step)
+        sources: Counter[str] = Counter()
+        codes, shown = [], []
+        for query, product, form in zip(batch.query.tolist(), batch.product.tolist(), forms, strict=True):
+            found, counts = self._neighbors.draw(query, product, form, self.num_hard, rng)
+            sources += counts
+            codes.append(found)
+            shown += [self._shown(code, form, rng) for code in found.tolist()]
+        return replace(
+            batch,
+            hard=[item for item, _ in shown],
+            hard_product=np.concatenate(codes),
+            hard_content=np.array([content for _, content in shown], dtype=np.int64),
+            hard_sources=sources,
+        )
 
 
-def is_known(products: Sequence[Product], before: datetime | None) -> np.ndarray:
-    """Whether each product was there before a moment; one without a date always was."""
-    return np.array([before is None or p.created_at is None or p.created_at < before for p in products])
-
-
-def groups_and_split(dataset: Dataset, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Group code, and whether it may be trained on, of each product; without splits each is its own group."""
-    splits = dataset.table("splits")
-    group_of = dict(zip(splits["product_id"].to_pylist(), splits["group_id"].to_pylist(), strict=True))
-    side_of = dict(zip(splits["product_id"].to_pylist(), splits["split"].to_pylist(), strict=True))
-    groups = _codes([group_of.get(i, f"alone {i}") for i in product_ids])
-    is_train = np.array([side_of.get(i, "test" if side_of else "train") == "train" for i in product_ids])
-    return groups, is_train
-
-
-def log_rows(
-    dataset: Dataset,
-    product_ids: Sequence[str],
-    is_wanted: np.ndarray,
-    before: datetime | None = None,
-    after: datetime | None = None,
-) -> LogRows:
-    """Clicks, carts and orders on wanted products; a pair weighs as its strongest event.
-
-    Args:
-        before, after: events with after <= at < before.
-    """
-    empty = np.zeros(0, dtype=np.int64)
-    if not dataset.has("events") or not dataset.has("queries"):
-        return LogRows(empty, empty, empty, [])
-    events = dataset.table("events", ["at", "kind", "query_id", "product_id"])
-    good = pc.and_(
-        pc.is_in(events["kind"], pa.array(list(WEIGHTS))),
-        pc.and_(pc.is_valid(events["query_id"]), pc.is_valid(events["product_id"])),
-    )
-    if before is not None:
-        good = pc.and_(good, pc.less(events["at"], pa.scalar(before, events["at"].type)))
-    if after is not None:
-        good = pc.and_(good, pc.greater_equal(events["at"], pa.scalar(after, events["at"].type)))
-    events = events.filter(good)
-    code_of = {product_id: code for code, product_id in enumerate(product_ids)}
-    product = np.array([code_of.get(i, -1) for i in events["product_id"].to_pylist()], dtype=np.int64)
-    content, query_ids = _query_codes(dataset)
-    query = np.array([content.get(i, -1) for i in events["query_id"].to_pylist()], dtype=np.int64)
-    weight = np.array([WEIGHTS[kind] for kind in events["kind"].to_pylist()], dtype=np.int64)
-    known = (product >= 0) & (query >= 0)
-    known[known] &= is_wanted[product[known]]
-    product, query, weight = product[known], query[known], weight[known]
-    keys, place = np.unique(query * len(product_ids) + product, return_inverse=True)
-    strongest = np.zeros(len(keys), dtype=np.int64)
-    np.maximum.at(strongest, place, weight)
-    return LogRows(keys // len(product_ids), keys % len(product_ids), strongest, query_ids)
-
-
-def _query_codes(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
-    """Code of every query by its content (text in lower case, picture), and one query id per code."""
-    codes: dict[tuple[str, str | None], int] = {}
-    content, first = {}, []
-    for query in dataset.queries():
-        key = (" ".join((query.text or "").lower().split()), query.image_id)
-        if key == ("", None):
-            continue
-        if key not in codes:
-            codes[key] = len(first)
-            first.append(query.query_id)
-        content[query.query_id] = codes[key]
-    return content, first
-
-
-def _codes(values: Sequence[object]) -> np.ndarray:
-    seen: dict[object, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+class _Pair(NamedTuple):
+    asked: Item
+    query: int
+    product: int
+    item: Item
+    content: int

@@ -15,8 +15,9 @@ import numpy as np
 
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product
-from moontide.encoder.model.backbone import Backbone, Prepared
+from moontide.encoder.model.backbone import Backbone
 from moontide.encoder.model.inputs import Picture, PictureSource
+from moontide.encoder.model.prepared import Prepared
 from moontide.encoder.stages.pairs import groups_and_split, is_known
 from moontide.encoder.stages.pictures import vary
 from moontide.foundation.errors import DataError

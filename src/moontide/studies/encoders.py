@@ -1,0 +1,201 @@
+"""One encoder of a table: how it comes about from a start that all share, trained and measured.
+
+start            a checkpoint that all cells of a table begin with, made once
+EncoderPlan      experts, crops, cleaning and stages of one variant
+train_cell       plan, seed -> outcome of every query, for `ablation.run_ablation`
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pydantic
+
+from moontide.catalog.augment import Augmented
+from moontide.catalog.dataset import Dataset
+from moontide.catalog.entities import Gazetteer
+from moontide.catalog.splits import cutoff
+from moontide.encoder.evaluate import EvaluateSettings, evaluate, headline
+from moontide.encoder.model.encoder import MoonEncoder
+from moontide.encoder.model.experts.guided import GuidedExperts, GuidedSettings
+from moontide.encoder.model.experts.modality import ModalityExperts, ModalitySettings
+from moontide.encoder.model.inputs import Crops, ProductView, render_text
+from moontide.encoder.pool import Abilities
+from moontide.encoder.scorecard import Scorecard
+from moontide.encoder.stages.cleaning import CleaningSettings, clean
+from moontide.encoder.stages.csft import CsftSettings, train_csft
+from moontide.encoder.stages.pairs import TrainingPairs
+from moontide.encoder.stages.pictures import Pictures
+from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
+from moontide.encoder.stages.rows import groups_and_split, num_exposures
+from moontide.encoder.stages.triplets import TripletSettings, train_triplets
+from moontide.encoder.twotower import TwoTower, TwoTowerSettings, new_two_tower
+from moontide.foundation.runs import Run
+from moontide.foundation.settings import Settings
+from moontide.foundation.storage import new_folder, write_json
+from moontide.studies.outcomes import Column
+
+log = logging.getLogger(__name__)
+SHOWN_AT_ONCE = 8  # pictures of an item a cell may need: two and their crops, or one and what was added
+
+
+class EncoderPlan(Settings):
+    """One variant; what is None or False is left out."""
+
+    two_tower: TwoTowerSettings | None = pydantic.Field(
+        None, description="a plain dual encoder with random weights, in place of the start"
+    )
+    guided: GuidedSettings | None = pydantic.Field(None, description="MOON's experts")
+    modality: ModalitySettings | None = pydantic.Field(None, description="MOON2.0's experts")
+    crops: Crops = pydantic.Field("none", description="products are shown with their regions, or only these")
+    has_augmented: bool = pydantic.Field(False, description="enriched titles, added pictures; triplets alone")
+    cleaning: CleaningSettings | None = pydantic.Field(None, description="before the last stage of pairs")
+    pairs: tuple[PosttrainSettings, ...] = pydantic.Field((), description="stages on pairs, in order")
+    csft: CsftSettings | None = pydantic.Field(None, description="MIM's stage")
+    triplets: TripletSettings | None = pydantic.Field(None, description="MOON2.0's stage")
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> EncoderPlan:
+        if self.guided is not None and self.modality is not None:
+            raise ValueError("guided and modality experts fill the same slot: choose one")
+        if self.two_tower is not None and (
+            self.guided or self.modality or self.triplets or self.crops != "none"
+        ):
+            raise ValueError("a two-tower has neither experts, crops nor triplets: leave them out")
+        if self.cleaning is not None and not self.pairs:
+            raise ValueError("cleaning needs a stage on pairs")
+        return self
+
+
+def make_start(
+    path: Path, dataset: Dataset, encoder: Callable[[], MoonEncoder], stages: PosttrainSettings, seed: int
+) -> Path:
+    """The checkpoint all cells begin with, made once: pictures and titles of one product aligned (MIM 3.1).
+
+    Paper: MIM 3.1, pre-training by modal alignment (paper reported; image-title pairs are ours).
+    """
+    if not (path / "modules.json").exists():
+        model = encoder()
+        settings = stages.but(before=period_start(dataset), seed=seed)
+        results = posttrain(model, dataset, settings, Run.start(path.with_name(f"{path.name}-run"), "start",
+                            settings.model_dump(mode="json"), seed, "cpu"))  # fmt: skip
+        with new_folder(path, replace=True) as folder:
+            model.save(folder)
+            write_json(folder / "start.json", {"pairs": results["pairs"], "seconds": results["seconds"]})
+    return path
+
+
+def catalog_texts(dataset: Dataset, before: datetime | None) -> list[str]:
+    """What the tokenizer of a new encoder learns from: train products, and what was asked before a moment."""
+    products = dataset.products()
+    _, is_train = groups_and_split(dataset, [product.product_id for product in products])
+    texts = [render_text(product)[0] for product, wanted in zip(products, is_train, strict=True) if wanted]
+    events = dataset.table("events", ["at", "query_id"])
+    if before is not None:
+        events = events.filter(pc.less(events.column("at"), pa.scalar(before, events.column("at").type)))
+    asked = set(events.column("query_id").to_pylist())
+    return texts + [query.text for query in dataset.queries() if query.text and query.query_id in asked]
+
+
+def period_start(dataset: Dataset) -> datetime | None:
+    """The moment the test period begins; None where nothing was shown."""
+    events = dataset.table("events", ["kind", "at"])
+    return cutoff(events) if "impression" in set(events["kind"].to_pylist()) else None
+
+
+def train_cell(
+    plan: EncoderPlan, seed: int, folder: Path, dataset: Dataset, start: Path, asked: EvaluateSettings
+) -> dict[str, Any]:
+    """Train one variant and put the benchmark's questions to it; what was cut off goes on.
+
+    Returns:
+        see `ablation.run_ablation`; `figures` has what each stage returned.
+    """
+    run = Run.start(folder, "cell", {"plan": plan.model_dump(mode="json"), "start": str(start)}, seed, "cpu")
+    before, began = period_start(dataset), time.process_time()
+    encoder = _new_encoder(plan, seed, dataset, start)
+    view, figures, pairs = encoder.view(dataset), {}, 0
+    for number, stage in enumerate(plan.pairs):
+        rows = None
+        if plan.cleaning is not None and number == len(plan.pairs) - 1:
+            rows, figures["cleaning"] = _cleaned(plan.cleaning, encoder, dataset, stage, before, view)
+        name = f"pairs{number}"
+        figures[name] = posttrain(encoder, dataset, stage.but(before=before, seed=seed), run, rows, name)
+        pairs += figures[name]["pairs"]
+    if plan.csft is not None:
+        figures["csft"] = train_csft(encoder, dataset, plan.csft.but(before=before, seed=seed), run)
+        pairs += figures["csft"]["pairs"]
+    if plan.triplets is not None:
+        assert isinstance(encoder, MoonEncoder)
+        added = Augmented.read(dataset).as_mapping() if plan.has_augmented else None
+        settings = plan.triplets.but(before=before, seed=seed)
+        figures["triplets"] = train_triplets(encoder, dataset, settings, run, added)
+        pairs += figures["triplets"]["pairs"]
+    trained = time.process_time() - began
+    card = evaluate(dataset, encoder.encode_items, view, asked.but(before=before), Abilities())
+    return {
+        **answers(card),
+        "pairs": pairs,
+        "core_seconds": trained,
+        "parameters": sum(weight.numel() for weight in encoder.parameters()),
+        "figures": figures,
+    }
+
+
+SEVEN = ("t->mm", "i->mm", "mm->mm", "t->i", "i->t", "class", "attr")
+"""MOON2.0's columns: recall@10 among held-out products, accuracy at the finest common level, of all keys."""
+
+
+COLUMNS = tuple(Column(name, name) for name in SEVEN)
+
+
+def answers(card: Scorecard) -> dict[str, Any]:
+    """The outcome of every query in the seven columns that the dataset has, for `ablation.run_ablation`.
+
+    Returns:
+        hits and queries by column; a query's id is its product group: they are drawn together.
+    """
+    hits, queries = {}, {}
+    for column, row in headline(card).items():
+        if row is not None:
+            found = card.answers[row["task"], row["direction"], row["gallery"]]
+            hits[column], queries[column] = found.values[row["metric"]], found.group
+    return {"hits": hits, "queries": queries}
+
+
+def _new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> MoonEncoder | TwoTower:
+    if plan.two_tower is not None:
+        return new_two_tower(dataset, plan.two_tower.but(seed=seed))
+    encoder = MoonEncoder(start, device="cpu")
+    settings = encoder.backbone.settings
+    encoder.backbone.settings = settings.but(crops=plan.crops, max_images=SHOWN_AT_ONCE)
+    if plan.guided is not None:
+        encoder.fill(experts=GuidedExperts.of(encoder.backbone, plan.guided, seed))
+    if plan.modality is not None:
+        encoder.fill(experts=ModalityExperts.of(encoder.backbone, plan.modality, seed))
+    return encoder
+
+
+def _cleaned(
+    settings: CleaningSettings,
+    encoder: Any,
+    dataset: Dataset,
+    stage: PosttrainSettings,
+    before: datetime | None,
+    view: ProductView,
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The rows that the last stage draws, and rows in and out of every step."""
+    pictures = Pictures(dataset.images, encoder.pixels)
+    pairs = TrainingPairs(dataset, pictures, before, kinds=stage.kinds, view=view)
+    gazetteer = Gazetteer.of(pairs.products)
+    shown = num_exposures(dataset, [product.product_id for product in pairs.products], before)
+    report = clean(pairs, shown, encoder.encode_items, lambda text: len(gazetteer.find(text)), settings)
+    return report.rows, [vars(step) for step in report.steps]
