@@ -13,8 +13,8 @@ from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.catalog.region_search import find_regions
 from moontide.catalog.regions import Saliency, overlap
 from moontide.encoder.grounding import PROMPT, GroundingFinder, told_box
-from moontide.encoder.model import tiny
 from moontide.encoder.model import processor as processors
+from moontide.encoder.model import tiny
 from moontide.encoder.regions import (
     FEWEST,
     Examples,

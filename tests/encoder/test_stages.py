@@ -17,11 +17,13 @@ from moontide.encoder.benchmark import recall_at
 from moontide.encoder.model.inputs import product_item
 from moontide.encoder.stages import loop
 from moontide.encoder.stages.loop import LoopSettings, rate_at
-from moontide.encoder.stages.pairs import CATALOG, TrainingPairs, log_rows, schedule
+from moontide.encoder.stages.pairings import CATALOG, schedule
+from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures, vary
 from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
 from moontide.encoder.stages.pretrain import PretrainSettings, answer_gradients, pretrain
 from moontide.encoder.stages.questions import Catalog, annotated_boxes, ask
+from moontide.encoder.stages.rows import log_rows
 from moontide.foundation.errors import CheckpointError, DataError
 from moontide.foundation.runs import Run
 

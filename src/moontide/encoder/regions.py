@@ -42,6 +42,7 @@ FEWEST = 64  # annotated pictures of train products below which nothing is learn
 MIDDLE = 0.5  # of the box, each way: places there must say that they lie in the product
 AROUND = 0.25  # of a rough box's sides, looked at on each side of it when its edges snap
 AGREE = 0.5  # overlap of the rough and the snapped box below which the rough one stays
+SWAPPED = 0.5  # of pictures with two products: the added one is meant, so that only the title can tell
 FILE = "region_finder"
 
 
@@ -267,6 +268,10 @@ def _joined(example: Example, stranger: Example, rng: np.random.Generator, tries
         if left > x1 or left + width < x0 or top > y1 or top + height < y0:
             pixels = example.pixels.copy()
             pixels[top : top + height, left : left + width] = piece
+            if rng.random() < SWAPPED:
+                corners = np.array([left, top, left + width, top + height]) / SIDE
+                x0, y0, x1, y1 = corners.tolist()
+                return Example(pixels, stranger.title, (x0, y0, x1, y1))
             return Example(pixels, example.title, example.box)
     return example
 

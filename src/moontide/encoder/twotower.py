@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -147,9 +148,12 @@ class TwoTower(nn.Module):
 
 
 def train_two_tower(
-    dataset: Dataset, settings: TwoTowerSettings, run: Run | None = None
+    dataset: Dataset, settings: TwoTowerSettings, run: Run | None = None, before: datetime | None = None
 ) -> tuple[TwoTower, dict[str, Any]]:
     """Train the baseline on the title-photo pairs of train products.
+
+    Args:
+        before: products from this moment on are not seen; None: all are.
 
     Returns:
         the model, and the figures of `loop.train` with `parameters` and `num_steps`.
@@ -159,9 +163,7 @@ def train_two_tower(
     """
     model = new_two_tower(dataset, settings)
     pictures = Pictures(dataset.images, model.pixels)
-    pairs = TrainingPairs(
-        dataset, pictures, catalog_share=1.0, augment=settings.augment, seed=settings.seed, table=TITLES
-    )
+    pairs = TrainingPairs(dataset, pictures, before, 1.0, settings.augment, settings.seed, TITLES)
     asked = PosttrainSettings(batch_size=settings.batch_size, pairings="titles", seed=settings.seed)
     backward = Posttraining(model, pairs, asked)
     loop = loop_of(settings)

@@ -1,4 +1,4 @@
-"""Commands of this room: `moontide encoder encode, regions, augment`, `moontide evaluate`, `moontide heatmap`."""
+"""Commands of this room: `moontide encoder`, `moontide evaluate`, `moontide heatmap`."""
 
 from __future__ import annotations
 

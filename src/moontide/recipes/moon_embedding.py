@@ -107,8 +107,8 @@ def two_tower(settings: EncoderSettings) -> TwoTowerSettings:
 def ladder(num_steps: int = 250, batch_size: int = 32, title_steps: int = 1_500) -> Ablation:
     """From a dual encoder on titles and photos to the whole system, one axis at a time (ours, 3.12).
 
-    The dual encoders see `title_steps` batches of titles and photos first: as many as the shared checkpoint,
-    which all others begin with, has seen. Carts stand in for orders beside them: the log has few.
+    The dual encoders see `title_steps` batches of titles and photos first, once for all of them: as many as the
+    shared checkpoint, which all others begin with, has seen. Carts stand in for orders beside them: the log has few.
     """
     settings = encoder()
     bought = ("cart", "order")  # ours: 358 orders in the demo's log
@@ -122,7 +122,7 @@ def ladder(num_steps: int = 250, batch_size: int = 32, title_steps: int = 1_500)
     towers = two_tower(settings)
 
     def dual(*stages: PosttrainSettings) -> EncoderPlan:
-        return EncoderPlan(two_tower=towers, pairs=stages)
+        return EncoderPlan(two_tower=towers, tower_start=titles, pairs=stages)
 
     def whole(*stages: PosttrainSettings, is_cleaned: bool = False) -> EncoderPlan:
         return EncoderPlan(pairs=stages, cleaning=cleaning() if is_cleaned else None)
@@ -131,10 +131,10 @@ def ladder(num_steps: int = 250, batch_size: int = 32, title_steps: int = 1_500)
         "moon_embedding",
         "MOON Embedding, arXiv 2511.11305; rungs are ours",
         (
-            Row("R1", dual(titles, titles.but(num_steps=num_steps)), "dual encoder, titles and photos"),
-            Row("R2", dual(titles, clicks), "then clicks"),
-            Row("R2, bought", dual(titles, orders), "carts and orders alone"),
-            Row("R3", dual(titles, wider), "hard negatives and a queue"),
+            Row("R1", dual(titles.but(num_steps=num_steps)), "dual encoder, titles and photos"),
+            Row("R2", dual(clicks), "then clicks"),
+            Row("R2, bought", dual(orders), "carts and orders alone"),
+            Row("R3", dual(wider), "hard negatives and a queue"),
             Row("R3, one model", whole(wider), "one bidirectional model of picture and text"),
             Row("R4", whole(first_stage(settings, num_steps, batch_size)), "nine pairings, clicks again"),
             Row("R4, two stages", whole(half, plain), "second half on carts and orders"),

@@ -37,33 +37,56 @@ PAPERS = (
         "MOON Embedding",
         "2511.11305",
         "recipes/moon_embedding.py",
-        "pretraining on catalog questions; stage-1 InfoNCE with in-batch negatives, one pairing of forms a "
-        "step; bidirectional attention, masked mean pooling, Matryoshka; representation center; image- and "
-        "text-search recall",
+        "pretraining on catalog questions; bidirectional attention, masked mean pooling, Matryoshka; "
+        "first stage with nine pairings in cycles of 26 steps; second stage: four cleaning steps, hard "
+        "negatives with gradient, a queue, all ranks, circle loss; a ladder of our own; representation "
+        "center; image-search recall",
         "tests/encoder, tests/center",
-        "temperature, batch, prompts, Matryoshka widths, the definition behind its recall",
+        "temperature, batch, prompts, Matryoshka widths, circle margin and scale, queue, the definition "
+        "behind its recall, what its five versions were",
     ),
     Paper(
         "MIM",
         "2502.00321",
-        NOT_YET,
-        "alignment of picture and title beside behavior pairs, in `encoder/stages/pairs.py` (our reading of "
-        "its first stage); the rest not yet",
+        "recipes/mim.py",
+        "pre-training by alignment of picture and title; C-SFT with space-time negatives, both readings "
+        "of multi-level InfoNCE, slow keys and the triplet term as switches. CiUBM: not yet",
         "tests/encoder",
-        "every equation and table",
+        "every equation and table; what multi-level means",
     ),
     Paper(
         "SimTier (MAKE: not yet)",
         "2407.19467",
         "recipes/mim.py",
-        "histogram of the behaviors' similarities, with the top tier that the published pseudo-code drops; "
-        "log counts with a learnable scale (analog MUSE)",
+        "histogram of the behaviors' similarities, with the top tier that the published pseudo-code "
+        "drops; log counts with a learnable scale (analog MUSE)",
         "tests/ranking",
         "tier count and normalization of the production model",
     ),
     Paper("MUSE", "2512.07216", unknown="some of its widths are used as defaults"),
-    Paper("MOON", "2508.11999"),
-    Paper("MOON2.0", "2511.12449"),
+    Paper(
+        "MOON",
+        "2508.11999",
+        "recipes/moon.py",
+        "core-product regions, found by a trained detector, saliency or a vision-language model, the "
+        "crop added; guided experts, hard, gated and additive; enlarged negatives; query mix 12 : 3 : 2; "
+        "its zero-shot benchmark; heat-maps (ours)",
+        "tests/encoder, tests/catalog",
+        "grounding prompt, experts and top K, temperature, queue, attention direction, ablation numbers, "
+        "how its heat-maps were made",
+    ),
+    Paper(
+        "MOON2.0",
+        "2511.12449",
+        "recipes/moon2.py",
+        "modality-driven experts with learned weights of the objectives, load balance, sparsity; three "
+        "forms of every query, picture and title inside a product; co-augmentation with a procedural "
+        "default and adapters for generative models; sample filter with decaying margin; its seven "
+        "columns",
+        "tests/encoder, tests/catalog",
+        "experts and top K, both temperatures, rho, sigma, kappa, margins, the down-weight, number of "
+        "added pictures, prompts and editing models",
+    ),
     Paper("MOON3.0", "2604.00513"),
     Paper("Creative4U", "2508.12628"),
     Paper("Personalized selling points", "1907.12375"),

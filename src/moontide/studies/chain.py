@@ -34,7 +34,7 @@ from moontide.encoder.model.backbone import BackboneSettings
 from moontide.encoder.model.encoder import EncoderSettings, MoonEncoder
 from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
 from moontide.encoder.stages.pretrain import PretrainSettings, pretrain
-from moontide.encoder.twotower import TwoTowerSettings, train_two_tower
+from moontide.encoder.twotower import TwoTower, TwoTowerSettings, train_two_tower
 from moontide.foundation.device import pick_device, threads
 from moontide.foundation.errors import DataError
 from moontide.foundation.runs import Run
@@ -215,17 +215,17 @@ class Chain:
         stages = [self.run.results(name) for name in ("pretrain", "posttrain")]
         seconds = sum(results["seconds"] for results in stages if results)
         settings = self.settings.two_tower.but(seconds=seconds, seed=self.seed)
-        model, results = train_two_tower(self.dataset, settings, None)
-        table = self._retrieval(model.encode_items)
-        return results | {"table": table}
+        model, results = train_two_tower(self.dataset, settings, before=self.cutoff)
+        return results | {"table": self._retrieval(model)}
 
     def measure_retrieval(self) -> dict[str, Any]:
         """Recall on held-out and new products."""
         encoder = MoonEncoder(self.run.path / "encoder")
-        return {"table": self._retrieval(encoder.encode_items)}
+        return {"table": self._retrieval(encoder)}
 
-    def _retrieval(self, encode: Any) -> list[dict[str, Any]]:
-        return retrieval_table(self.dataset, encode, self.cutoff, max_gallery=self.settings.max_gallery)
+    def _retrieval(self, encoder: MoonEncoder | TwoTower) -> list[dict[str, Any]]:
+        view, limit = encoder.view(self.dataset), self.settings.max_gallery
+        return retrieval_table(self.dataset, encoder.encode_items, self.cutoff, max_gallery=limit, view=view)
 
     def embed(self) -> dict[str, Any]:
         """Vectors of products, creatives and queries; the version is made active."""

@@ -7,6 +7,7 @@ train_cell       plan, seed -> outcome of every query, for `ablation.run_ablatio
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
+import torch
 
 from moontide.catalog.augment import Augmented
 from moontide.catalog.dataset import Dataset
@@ -39,8 +41,8 @@ from moontide.encoder.stages.rows import groups_and_split, num_exposures
 from moontide.encoder.stages.triplets import TripletSettings, train_triplets
 from moontide.encoder.twotower import TwoTower, TwoTowerSettings, new_two_tower
 from moontide.foundation.runs import Run
-from moontide.foundation.settings import Settings
-from moontide.foundation.storage import new_folder, write_json
+from moontide.foundation.settings import Settings, fingerprint
+from moontide.foundation.storage import new_folder, write_bytes, write_json
 from moontide.studies.outcomes import Column
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,11 @@ class EncoderPlan(Settings):
     """One variant; what is None or False is left out."""
 
     two_tower: TwoTowerSettings | None = pydantic.Field(
-        None, description="a plain dual encoder with random weights, in place of the start"
+        None, description="a plain dual encoder in place of the start"
+    )
+    tower_start: PosttrainSettings | None = pydantic.Field(
+        None,
+        description="what a dual encoder was trained on before, once for all cells; None: random weights",
     )
     guided: GuidedSettings | None = pydantic.Field(None, description="MOON's experts")
     modality: ModalitySettings | None = pydantic.Field(None, description="MOON2.0's experts")
@@ -173,15 +179,31 @@ def answers(card: Scorecard) -> dict[str, Any]:
 
 def _new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> MoonEncoder | TwoTower:
     if plan.two_tower is not None:
-        return new_two_tower(dataset, plan.two_tower.but(seed=seed))
-    encoder = MoonEncoder(start, device="cpu")
-    settings = encoder.backbone.settings
-    encoder.backbone.settings = settings.but(crops=plan.crops, max_images=SHOWN_AT_ONCE)
+        return _new_tower(plan.two_tower, plan.tower_start, seed, dataset, start)
+    encoder = MoonEncoder(start, device="cpu").shown(crops=plan.crops, max_images=SHOWN_AT_ONCE)
     if plan.guided is not None:
         encoder.fill(experts=GuidedExperts.of(encoder.backbone, plan.guided, seed))
     if plan.modality is not None:
         encoder.fill(experts=ModalityExperts.of(encoder.backbone, plan.modality, seed))
     return encoder
+
+
+def _new_tower(
+    settings: TwoTowerSettings, stage: PosttrainSettings | None, seed: int, dataset: Dataset, start: Path
+) -> TwoTower:
+    """A dual encoder; where it has a stage of its own before, from a file beside the shared start."""
+    if stage is None:
+        return new_two_tower(dataset, settings.but(seed=seed))
+    tower, stage = new_two_tower(dataset, settings), stage.but(before=period_start(dataset))
+    asked = [settings.model_dump(mode="json"), stage.model_dump(mode="json"), dataset.fingerprint()]
+    file = start.with_name(f"{start.name}-tower-{fingerprint(asked)}.pt")
+    if not file.exists():
+        posttrain(tower, dataset, stage)
+        buffer = io.BytesIO()
+        torch.save(tower.state_dict(), buffer)
+        write_bytes(file, buffer.getvalue())
+    tower.load_state_dict(torch.load(file, weights_only=True))
+    return tower
 
 
 def _cleaned(

@@ -21,7 +21,7 @@ from moontide.catalog.regions import Box
 from moontide.encoder.heatmap import Method, heat, mass_inside
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.inputs import Item
-from moontide.encoder.stages.pairs import groups_and_split
+from moontide.encoder.stages.rows import groups_and_split
 from moontide.foundation.errors import DataError
 from moontide.foundation.images import decode
 from moontide.foundation.progress import track

@@ -240,6 +240,19 @@ class MoonEncoder(SentenceTransformer):
         """Keep the layouts of `num` items within the block: training comes back to all of them."""
         return self.backbone.remembering(num)
 
+    def shown(self, **changes: Any) -> MoonEncoder:
+        """Change how products are shown: `num_images`, `crops`, and with them `max_images` where it is small.
+
+        Raises:
+            SettingsError: no such setting.
+        """
+        if unknown := sorted(set(changes) - {"num_images", "crops", "max_images"}):
+            raise SettingsError(f"products are shown by num_images, crops and max_images, not {unknown[0]}")
+        settings = self.backbone.settings.but(**changes)
+        needed = settings.num_images * (2 if settings.crops == "added" else 1)
+        self.backbone.settings = settings.but(max_images=max(settings.max_images, needed))
+        return self
+
     def view(self, dataset: Dataset) -> ProductView:
         """How this encoder is shown the products of a dataset: number of pictures, regions.
 

@@ -25,12 +25,10 @@ from moontide.catalog.records import Query
 from moontide.encoder.model.inputs import Form, Item, PictureSource, ProductView, product_item, query_item
 from moontide.encoder.stages.hard import HardKind, Neighbors
 from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MIXED, Pairing, cycles, schedule
-from moontide.encoder.stages.rows import (  # noqa: F401
+from moontide.encoder.stages.rows import (
     BEHAVIORS,
     WEIGHTS,
     SameRequest,
-    groups_and_split,
-    is_known,
     log_rows,
     read_events,
 )

@@ -18,8 +18,8 @@ from moontide.catalog.records import Product
 from moontide.encoder.model.backbone import Backbone
 from moontide.encoder.model.inputs import Picture, PictureSource
 from moontide.encoder.model.prepared import Prepared
-from moontide.encoder.stages.pairs import groups_and_split, is_known
 from moontide.encoder.stages.pictures import vary
+from moontide.encoder.stages.rows import groups_and_split, is_known
 from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
 
