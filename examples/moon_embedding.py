@@ -1,6 +1,7 @@
 """MOON Embedding on a dataset folder: a new encoder, pretraining, post-training, recall on held-out products.
 
 python examples/moon_embedding.py data/market --steps 600 --to runs/encoder
+torchrun --nproc-per-node 8 examples/moon_embedding.py ...      the same training over eight processes
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from moontide.encoder.benchmark import retrieval_table
 from moontide.encoder.model.inputs import render_text
 from moontide.encoder.stages.posttrain import posttrain
 from moontide.encoder.stages.pretrain import pretrain
+from moontide.foundation.device import ranks
 from moontide.recipes import moon_embedding
 from moontide.studies.grid import as_markdown
 
@@ -35,7 +37,10 @@ def main() -> None:
     encoder = moontide.Encoder.tiny([render_text(product)[0] for product in known], settings)
     if asked.pretrain:
         pretrain(encoder, dataset, moon_embedding.pretraining(settings, asked.pretrain).but(before=before))
-    posttrain(encoder, dataset, moon_embedding.posttraining(settings, asked.steps).but(before=before))
+    with ranks() as rank:
+        posttrain(encoder, dataset, moon_embedding.posttraining(settings, asked.steps).but(before=before))
+    if rank:
+        return
     columns = ("protocol", "gallery", "n", "size", "recall@1", "recall@10", "chance@10")
     print(as_markdown(columns, retrieval_table(dataset, encoder.encode_items, before)))
     if asked.to:

@@ -24,6 +24,27 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def ranks() -> Generator[int]:
+    """Join the processes that `torchrun` started for the length of a block; gives this one's number, else 0.
+
+    Each rank of a machine with several GPUs takes its own. Without torchrun nothing happens.
+    """
+    import torch
+    from torch import distributed
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield 0
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield distributed.get_rank()
+    finally:
+        distributed.destroy_process_group()
+
+
 def num_cores() -> int:
     """Cores this process may use; `MOONTIDE_THREADS` overrides it.
 

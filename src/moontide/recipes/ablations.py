@@ -48,7 +48,9 @@ def run(
         raise SettingsError(f"no table is called {name!r}: the tables are {', '.join(TABLES)}")
     table = TABLES[name]() if steps is None else TABLES[name](num_steps=steps)
     asked = EvaluateSettings(
-        tasks=("retrieval", "classification", "attributes"), max_queries=max_queries, replicates=200
+        tasks=("retrieval", "classification", "attributes"),
+        max_queries=max_queries,
+        replicates=200,  # guess: intervals of a table are its own, over seeds and queries
     )
     with threads():
         if start is None:

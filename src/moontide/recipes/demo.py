@@ -19,7 +19,7 @@ from moontide.studies.experiment import ExperimentSettings
 
 def nano() -> ChainSettings:
     """400 products, 20,000 impressions: every stage runs, nothing is resolved."""
-    encoder = moon_embedding.encoder(depth=2)
+    encoder = moon_embedding.encoder(depth=2)  # guess
     return ChainSettings(
         market=MarketSettings(
             num_products=400,  # guess
@@ -53,7 +53,7 @@ def tiny() -> ChainSettings:
 
 def study() -> ChainSettings:
     """20,000 products, 3 million impressions: hours on two cores."""
-    encoder = moon_embedding.encoder(depth=6)
+    encoder = moon_embedding.encoder(depth=6)  # guess
     return ChainSettings(
         market=MarketSettings(
             num_products=20_000,  # guess
@@ -68,7 +68,7 @@ def study() -> ChainSettings:
         training=mim.training(),
         experiment=ExperimentSettings(num_requests=200_000, days=14),  # guess
         two_tower=moon_embedding.two_tower(encoder),
-        max_gallery=20_000,
+        max_gallery=20_000,  # guess
     )
 
 

@@ -62,7 +62,7 @@ def ablation(num_steps: int = 250, batch_size: int = 32) -> Ablation:
             variant("clicks", "clicks are pairs, too", kinds=("click", "cart", "order")),
             variant("- hard", "no triplet term", hard=0.0),
             variant("- time", "no queue", queue=0),
-            variant("momentum", "keys of a slow copy", momentum=0.999),
+            variant("momentum", "keys of a slow copy", momentum=0.999),  # ours, unswept
         ),
         COLUMNS,
     )

@@ -58,7 +58,10 @@ def ablation(num_steps: int = 250, batch_size: int = 32) -> Ablation:
     """
     settings = moon_embedding.encoder()
     clicked = ("click", "cart", "order")  # ours: 358 orders in the demo's log
-    stage = posttraining(settings, num_steps, batch_size).but(kinds=clicked)
+    stage = posttraining(settings, num_steps, batch_size).but(
+        kinds=clicked,
+        learning_rate=settings.learning_rate / 3,  # guess: it refines what is there
+    )
     full = EncoderPlan(guided=experts(), crops="added", pairs=(stage,))
 
     def variant(name: str, note: str, **changes: object) -> Row:
@@ -79,7 +82,7 @@ def ablation(num_steps: int = 250, batch_size: int = 32) -> Ablation:
             Row("- attribute expert", full.but(guided=experts().but(has_attribute=False))),
             variant("- hard", "no product of the positive's category", num_hard=0),
             variant("- temporal", "no queue", queue=0),
-            variant("- spatial", "the batch in two parts that do not see each other", blocks=2),
+            variant("- spatial", "the batch in two parts that do not see each other", blocks=2),  # ours
         ),
         COLUMNS,
         PUBLISHED,

@@ -107,13 +107,13 @@ def two_tower(settings: EncoderSettings) -> TwoTowerSettings:
 def ladder(num_steps: int = 250, batch_size: int = 32, title_steps: int = 1_500) -> Ablation:
     """From a dual encoder on titles and photos to the whole system, one axis at a time (ours, 3.12).
 
-    The dual encoders see `title_steps` batches of titles and photos first, once for all of them: as many as the
-    shared checkpoint, which all others begin with, has seen. Carts stand in for orders beside them: the log has few.
+    The dual encoders see `title_steps` batches of titles and photos first, once for all of them: as many as
+    the shared checkpoint has seen, which all others begin with. Carts count beside orders: the log has few.
     """
     settings = encoder()
     bought = ("cart", "order")  # ours: 358 orders in the demo's log
     titles = posttraining(settings, title_steps, batch_size).but(pairings="titles")
-    clicks = posttraining(settings, num_steps, batch_size).but(catalog_share=0.0, temperature=0.05)
+    clicks = posttraining(settings, num_steps, batch_size).but(catalog_share=0.0, temperature=0.05)  # ours
     orders = clicks.but(kinds=bought)
     circled = second_stage(settings, num_steps - num_steps // 2, batch_size).but(kinds=bought)
     wider = orders.but(negatives=circled.negatives)
