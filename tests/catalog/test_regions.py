@@ -117,7 +117,8 @@ def test_whatever_is_given_a_box_lies_in_the_picture_and_has_one_to_98_percent_o
     kept = [box for values in rng.normal(0.5, 0.6, (2_000, 4)) if (box := checked_box(values))]
     assert len(kept) > 100
     for x0, y0, x1, y1 in kept:
-        assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+        assert 0 <= x0 < x1 <= 1
+        assert 0 <= y0 < y1 <= 1
         assert 0.01 <= (x1 - x0) * (y1 - y0) <= 0.98
 
 
@@ -152,7 +153,8 @@ def test_an_annotation_wins_over_what_was_found_later_and_a_later_row_over_an_ea
     assert regions.box("p0-0", "thing 0") == (0, 0, 0.5, 0.5)
     assert regions.box("p0-1", "thing 0") == (0, 0, 1, 0.5)
     found = regions.region("p0-1", "thing 0")
-    assert found is not None and (found.version, found.source) == ("v2", "finder")
+    assert found is not None
+    assert (found.version, found.source) == ("v2", "finder")
 
 
 def test_an_annotation_without_a_title_stands_for_every_title(tmp_path):
@@ -199,7 +201,8 @@ def test_saliency_takes_the_large_thing_and_leaves_the_small_one_beside_it():
     pixels = drawn((20, 15, 50, 45))
     pixels[4:9, 70:76] = (20, 90, 160)
     found = Saliency().find(pixels)
-    assert found is not None and overlap(found[0], (20 / 80, 15 / 60, 50 / 80, 45 / 60)) > 0.8
+    assert found is not None
+    assert overlap(found[0], (20 / 80, 15 / 60, 50 / 80, 45 / 60)) > 0.8
 
 
 def test_saliency_finds_nothing_in_a_picture_of_one_color():

@@ -85,7 +85,7 @@ def catalog(tmp_path_factory) -> Dataset:
 SMALL = EncoderSettings(depth=2, image_side=56, vocab_size=320, dim=32, widths=(8, 16, 32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_encoder(catalog):
     titles = [product.title for product in catalog.products()]
 

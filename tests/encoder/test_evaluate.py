@@ -101,7 +101,7 @@ def shop(tmp_path_factory):
             row |= {"query_id": query, "product_id": product}
         writer.append("events", rows)
         judged = [("v", "p0", 1.0, "test"), ("v", "p3", 0.5, "test"), ("v", "p2", 0.0, "test")]
-        judged += [("t", "p2", 1.0, "train"), ("both", "p4", None, "test")]
+        judged += [("t", "p2", 1.0, "train"), ("t", "p1", 1.0, "val"), ("both", "p4", None, "test")]
         names = ("query_id", "product_id", "grade", "source")
         writer.put("judgments", [dict(zip(names, row, strict=True)) for row in judged])
     return Dataset.open(path)
@@ -266,6 +266,12 @@ def test_judged_queries_are_held_against_what_was_judged_for_test(shop):
     assert value(card, "judged", "i->i", "all", "found@1") == 0.5
     gained = 1 + 0.5 / np.log2(1 + 4)  # p0 first; p3 fourth
     assert value(card, "judged", "i->i", "all", "nDCG@10") == pytest.approx(gained / (1 + 0.5 / np.log2(3)))
+
+
+def test_judged_queries_of_val_are_asked_where_settings_say_so(shop):
+    settings = EvaluateSettings(tasks=("judged",), judged="val", replicates=20)
+    card = evaluate(shop, hashed, settings=settings)
+    assert {(row["direction"], row["n"]) for row in card.rows} == {("t->mm", 1), ("t->i", 1)}
 
 
 def test_a_capped_gallery_keeps_held_out_and_judged_products(shop, catalog):

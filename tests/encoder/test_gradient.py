@@ -1,23 +1,16 @@
 """The gradient of a step: pictures seen once, and the same whether at once, in pieces, or over two ranks."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
+import time
 
 import numpy as np
 import pytest
 import torch
-from rank_losses import LOSSES, build, step
+from rank_losses import LOSSES, STAGES, as_rank, build, figures_and_grads
+from stage_parts import grads_of, write_shop
 
 from moontide.encoder.model.prepared import Album
 from moontide.encoder.stages.gradient import gradients
-
-
-def grads_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    module.zero_grad(set_to_none=True)
-    return found
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -58,8 +51,8 @@ def test_the_vision_tower_sees_every_picture_once_however_many_forms_hold_it(mak
 def test_the_gradient_in_pieces_is_the_plain_one_with_experts_and_their_auxiliary_loss(
     make_encoder, catalog, experts, tokens
 ):
-    encoder, modules, items, loss_of = build(make_encoder(), catalog, "modality" if experts == "modality" else "infonce",
-                                             experts)  # fmt: skip
+    name = "modality" if experts == "modality" else "infonce"
+    encoder, modules, items, loss_of = build(make_encoder(), catalog, name, experts)
     _, whole = gradients(encoder, items, loss_of)
     wanted = grads_of(modules)
     outputs, loss = gradients(encoder, items, loss_of, tokens)
@@ -70,25 +63,37 @@ def test_the_gradient_in_pieces_is_the_plain_one_with_experts_and_their_auxiliar
     assert any("visual" in name for name in wanted)
 
 
-def test_two_ranks_give_the_loss_and_gradients_of_one_process_for_every_loss(make_encoder, catalog, tmp_path):
-    make_encoder().save(tmp_path / "start")
-    script = Path(__file__).with_name("rank_losses.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command += [str(script), str(tmp_path / "start"), str(catalog.path), str(tmp_path)]
-    for attempt in range(2):  # one early launch in many aborts without a word
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=150, check=False
-        )
-        if done.returncode == 0:
-            break
-    assert done.returncode == 0, done.stderr[-3_000:] + f" attempt {attempt}"
-    for name in LOSSES:
-        loss, wanted = step(tmp_path / "start", catalog.path, name)
-        for rank in range(2):
-            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
-            assert found["loss"] == pytest.approx(loss, rel=1e-5), name
-            assert_same(found["grads"], wanted)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory, catalog, make_encoder):
+    """What two processes found, and their shop; forked: importing PyTorch anew takes seconds."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shop = write_shop(folder / "shop")
+    context = multiprocessing.get_context("fork")
+    given = [(rank, str(folder), make_encoder, catalog, shop) for rank in range(2)]
+    both = [context.Process(target=as_rank, args=one) for one in given]
+    for process in both:
+        process.start()
+    give_up = time.monotonic() + 100
+    while any(process.is_alive() for process in both) and time.monotonic() < give_up:
+        if any(process.exitcode for process in both):
+            break  # the other one would wait for it
+        time.sleep(0.02)
+    for process in both:
+        process.kill()
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    return folder, shop
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *STAGES])
+def test_two_ranks_give_the_figures_and_gradients_of_one_process(make_encoder, catalog, ranks, name):
+    folder, shop = ranks
+    figures, wanted = figures_and_grads(make_encoder(), catalog if name in LOSSES else shop, name)
+    assert len(wanted) > 20
+    for rank in range(2):
+        found, grads = torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
+        assert found == pytest.approx(figures, rel=1e-4, abs=1e-6)
+        assert_same(grads, wanted)
 
 
 def test_a_queue_never_gets_gradient_and_the_same_products_are_masked(make_encoder, catalog):

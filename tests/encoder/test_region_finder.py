@@ -1,9 +1,9 @@
 """Finders that learn or are asked: the item a title names, exact resume, answers with and without a box."""
 
 import io
-import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.catalog.region_search import find_regions
-from moontide.catalog.regions import Saliency, overlap
+from moontide.catalog.regions import Saliency, overlap, title_digest
 from moontide.encoder.grounding import PROMPT, GroundingFinder, told_box
 from moontide.encoder.model import processor as processors
 from moontide.encoder.model import tiny
@@ -50,34 +50,30 @@ def encoded(pixels):
     return stream.getvalue()
 
 
-def market(path, num=120, num_test=30, annotated=1.0):
-    """Pictures with two things each; the title names one. Of the last products the true box is hidden."""
+def market(path, num=60, num_test=15, annotated=1.0):
+    """Pictures of two things, each sold under a title of its own; of the last, one is, its box hidden."""
     rng = np.random.default_rng(0)
     with DatasetWriter(path, "pairs") as writer:
         products, splits, regions, true = [], [], [], []
         for n in range(num):
-            title, (pixels, boxes) = list(KINDS)[n % 2], pair(rng)
+            pixels, boxes = pair(rng)
             writer.add_image(f"i{n}", encoded(pixels))
-            products.append({"product_id": f"p{n}", "title": title, "image_ids": [f"i{n}"]})
-            is_test = n >= num - num_test
-            splits.append(
-                {"product_id": f"p{n}", "group_id": f"g{n}", "split": "test" if is_test else "train"}
-            )
-            box = dict(zip(("x0", "y0", "x1", "y1"), map(float, boxes[title]), strict=True))
-            true.append({"image_id": f"i{n}", "product_id": f"p{n}", **box})
-            if not is_test and rng.random() < annotated:
-                regions.append({"image_id": f"i{n}", **box, "source": "annotation"})
+            side = "test" if n >= num - num_test else "train"
+            sold = boxes if side == "train" else dict([list(boxes.items())[n % 2]])
+            for title, box in sold.items():
+                product_id = f"{title} {n}"
+                products.append({"product_id": product_id, "title": title, "image_ids": [f"i{n}"]})
+                splits.append({"product_id": product_id, "group_id": f"g{n}", "split": side})
+                edges = dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))
+                row = {"image_id": f"i{n}", "title_sha256": title_digest(title), **edges}
+                if side == "train" and rng.random() < annotated:
+                    regions.append({**row, "source": "annotation"})
+            true.append({"image_id": f"i{n}", "product_id": product_id, **edges})
         writer.put("products", products)
         writer.put("splits", splits)
         writer.put("regions", regions)
-        writer.put_truth("boxes", pa_table(true))
+        writer.put_truth("boxes", pa.Table.from_pylist(true))
     return Dataset.open(path)
-
-
-def pa_table(rows):
-    import pyarrow as pa
-
-    return pa.Table.from_pylist(rows)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ def pairs(tmp_path_factory) -> Dataset:
 
 
 def test_of_two_things_the_one_that_the_title_names_is_found(pairs):
-    settings = FinderSettings(num_steps=160, batch_size=16, width=24, untitled=0.1, learning_rate=6e-3)
+    settings = FinderSettings(num_steps=160, batch_size=16, width=24, untitled=0, strangers=0)
     finder, figures = train_finder(pairs, settings)
     assert figures["examples"] == 90
     rng, right = np.random.default_rng(99), []
@@ -94,13 +90,14 @@ def test_of_two_things_the_one_that_the_title_names_is_found(pairs):
         pixels, boxes = pair(rng)
         for title, other in (("red box", "blue box"), ("blue box", "red box")):
             found = finder.find(pixels, title)
-            assert found is not None and 0 <= found[1] <= 1
+            assert found is not None
+            assert 0 <= found[1] <= 1
             true, wrong = (np.array(boxes[name]) / 112 for name in (title, other))
             right.append(overlap(found[0], true) > max(0.5, overlap(found[0], wrong)))
     assert np.mean(right) > 0.9
     rows = {(row["finder"], row["boxes"]): row for row in region_table(pairs, {"trained": finder})}
     whole, trained = rows["none: whole picture", "all"], rows["trained", "all"]
-    assert trained["pictures"] == 30
+    assert trained["pictures"] == 15
     assert trained["overlap"].low > 0.5 > whole["overlap"].high
     assert (whole["whole"], whole["good"]) == (1, 0)
     assert trained["good"] > 0.8
@@ -108,9 +105,8 @@ def test_of_two_things_the_one_that_the_title_names_is_found(pairs):
 
 def test_only_annotated_pictures_of_train_products_are_learned_from(tmp_path):
     dataset = market(tmp_path / "d", num=20, num_test=8, annotated=0.5)
-    given = set(dataset.table("regions").column("image_id").to_pylist())
     examples = Examples(dataset)
-    assert 0 < len(examples) == len(given) < 12
+    assert 0 < len(examples) == len(dataset.table("regions")) < 24
     assert {examples[n].title for n in range(len(examples))} <= set(KINDS)
 
 
@@ -149,12 +145,11 @@ def test_a_missing_and_a_broken_finder_are_refused(pairs, tmp_path):
     (tmp_path / "finder" / "region_finder.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=r"the region finder at .* is broken .*: train it again"):
         TrainedFinder.load(tmp_path / "finder")
-    shutil.rmtree(tmp_path / "finder")
 
 
 def test_a_shop_with_few_annotations_is_searched_by_saliency(pairs, tmp_path):
     assert isinstance(best_finder(pairs, SMALL), TrainedFinder)
-    few = market(tmp_path / "few", num=FEWEST + 9, num_test=10)
+    few = market(tmp_path / "few", num=FEWEST // 2 + 9, num_test=10)
     assert isinstance(best_finder(few, SMALL), Saliency)
 
 
@@ -168,10 +163,11 @@ def test_edges_snap_to_the_thing_near_the_rough_box_and_to_nothing_else():
     assert snapped(pixels, empty) == empty
 
 
-def test_a_title_without_words_is_searched_for_all_the_same(pairs):
+def test_a_title_without_words_or_with_unknown_ones_is_searched_for_all_the_same(pairs):
     finder, _ = train_finder(pairs, SMALL)
     picture, _ = pair(np.random.default_rng(5))
-    assert finder.find(picture, "") == finder.find(picture, " - ")
+    assert finder.find(picture, "") == finder.find(picture, " - ") == finder.find(picture, "quux \u978b")
+    assert finder.find(picture, "") != finder.find(picture, "red box")
     assert finder.find(picture[:40], "red box") is not None
 
 
@@ -275,7 +271,7 @@ def test_a_model_that_answers_rubbish_makes_the_job_fall_back(pairs, tokenizer, 
     finder = GroundingFinder(*family(tokenizer), name="untrained")
     few = market(tmp_path / "few", num=3, num_test=1, annotated=0.0)
     counts = find_regions(few, finder)
-    assert (counts.ok, counts.fallback, counts.failed.total()) == (0, 3, 0)
+    assert (counts.ok, counts.fallback, counts.failed.total()) == (0, 5, 0)
     assert set(Dataset.open(tmp_path / "few").table("regions").column("version").to_pylist()) == {
         finder.version
     }

@@ -46,6 +46,7 @@ class EvaluateSettings(Settings):
     chosen: Literal["click", "cart", "order"] = pydantic.Field(
         "click", description="weakest event that makes a product right for a query; papers: order"
     )
+    judged: Literal["val", "test"] = pydantic.Field("test", description="whose judgments are asked")
     before: datetime | None = pydantic.Field(
         None, description="start of the test period; None: the last 20 % of impressions"
     )
@@ -85,7 +86,7 @@ def evaluate(
     parts = {
         "retrieval": lambda: retrieve(card, pool, questions),
         "image search": lambda: search_by_image(card, pool, questions),
-        "judged": lambda: judged(card, pool, asked.max_queries),
+        "judged": lambda: judged(card, pool, asked.max_queries, asked.judged),
         "classification": lambda: classify(card, pool, asked.max_queries),
         "attributes": lambda: predict_attributes(card, pool, asked.max_queries),
         "documents": lambda: conventions(card, pool, truths or own_truths(pool), asked.max_queries),

@@ -166,6 +166,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def titles(self) -> list[str]:
+        """The title of each."""
+        return [title for _, title, _ in self._rows]
+
     def __getitem__(self, place: int) -> Example:
         image_id, title, box = self._rows[place]
         return Example(self._pictures[image_id], title, box)
@@ -181,8 +185,8 @@ def train_finder(
 ) -> tuple[TrainedFinder, dict[str, Any]]:
     """Learn from the annotated pictures of train products.
 
-    Loss of a picture: cross-entropy of lying in the middle, mean over places, plus 1 - GIoU, mean over the
-    places in the middle.
+    Loss: cross-entropy of lying in the middle, summed over places, and 1 - GIoU of those in the middle, both
+    for one place in the middle.
 
     Returns:
         the finder; figures of `loop.train` with `examples` and `parameters`.
@@ -205,6 +209,7 @@ def train_finder(
 
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
     results = train(STAGE, net, backward, loop_of(settings), run, asked)
+    net.know(examples.titles())
     figures = {"examples": len(examples), "parameters": sum(one.numel() for one in net.parameters())}
     return TrainedFinder(net, settings), results | figures
 
@@ -216,7 +221,8 @@ def _gradients(net: Detector, batch: list[Example]) -> dict[str, float]:
     center_B12, sides_B12 = (true_B14[..., 2:] + true_B14[..., :2]) / 2, true_B14[..., 2:] - true_B14[..., :2]
     half_B12 = (sides_B12 * MIDDLE / 2).clamp(min=0.6 / GRID)  # a thin box holds a place, too
     is_middle_BP = ((middle_P2 - center_B12).abs() < half_B12).all(-1).float()
-    place_loss = F.binary_cross_entropy_with_logits(logit_BP, is_middle_BP)
+    missed_BP = F.binary_cross_entropy_with_logits(logit_BP, is_middle_BP, reduction="none")
+    place_loss = missed_BP.sum() / is_middle_BP.sum()
     miss_BP = (1 - _generalized_overlap(box_BP4, true_B14)) * is_middle_BP
     box_loss = (miss_BP.sum(1) / is_middle_BP.sum(1)).mean()
     loss = place_loss + box_loss

@@ -108,8 +108,8 @@ def search_by_image(card: Scorecard, pool: Pool, questions: Questions) -> None:
         card.add(("image search", "i->i", where), len(gallery.codes), answers, asked.source, slices)
 
 
-def judged(card: Scorecard, pool: Pool, limit: int) -> None:
-    """Rows of queries with judged answers: judgments whose source is "test".
+def judged(card: Scorecard, pool: Pool, limit: int, source: str = "test") -> None:
+    """Rows of queries with judged answers: judgments of one source, "test" or "val".
 
     Positives are the products with a grade above 0 (or without one), exactly these: no group. Every query is
     one row, over all products. nDCG@10 takes the grades as gains.
@@ -119,7 +119,7 @@ def judged(card: Scorecard, pool: Pool, limit: int) -> None:
     grades: dict[str, dict[int, float]] = {}
     for row in table:
         grade = 1.0 if row["grade"] is None else row["grade"]
-        if row["source"] == "test" and grade > 0 and row["product_id"] in code_of:
+        if row["source"] == source and grade > 0 and row["product_id"] in code_of:
             grades.setdefault(row["query_id"], {})[code_of[row["product_id"]]] = grade
     if not grades:
         return

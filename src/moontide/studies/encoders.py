@@ -78,6 +78,10 @@ class EncoderPlan(Settings):
             raise ValueError("a two-tower has neither experts, crops nor triplets: leave them out")
         if self.cleaning is not None and not self.pairs:
             raise ValueError("cleaning needs a stage on pairs")
+        if self.tower_start is not None and self.two_tower is None:
+            raise ValueError("tower_start needs a two_tower: the others begin with the shared start")
+        if self.has_augmented and self.triplets is None:
+            raise ValueError("has_augmented needs the stage on triplets: no other shows what was added")
         return self
 
 

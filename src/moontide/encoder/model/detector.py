@@ -11,7 +11,7 @@ Paper: boxes told by places as in FCOS (arXiv 1904.01355), 3.1; a text that scal
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -66,14 +66,24 @@ class Detector(nn.Module):
         box_BP4 = torch.cat((middle_P2 - reach_BP4[..., :2], middle_P2 + reach_BP4[..., 2:]), -1)
         return told_BP5[..., 0], box_BP4
 
+    @torch.no_grad()
+    def know(self, titles: Iterable[str]) -> None:
+        """Make all words but those of these titles, which training met, say nothing."""
+        known = {row for title in titles for row in _rows(title)}
+        self.words.weight[[row not in known for row in range(WORDS)]] = 0
+
     def _title_states(self, titles: Sequence[str]) -> torch.Tensor:
-        rows = [[zlib.crc32(word.encode()) % WORDS for word in words_of(title)] for title in titles]
+        rows = [_rows(title) for title in titles]
         starts = np.cumsum([0, *map(len, rows)])[:-1]
         ids = torch.tensor([word for row in rows for word in row], dtype=torch.long)
         state_BD = self.words(ids, torch.from_numpy(starts))
         if self.training:
             state_BD = state_BD * (torch.rand(len(titles), 1) >= self.untitled)
         return state_BD
+
+
+def _rows(title: str) -> list[int]:
+    return [zlib.crc32(word.encode()) % WORDS for word in words_of(title)]
 
 
 def _block(before: int, after: int, stride: int = 1, reach: int = 1) -> nn.Module:

@@ -35,7 +35,7 @@ from moontide.encoder.model.backbone import Backbone, BackboneSettings
 from moontide.encoder.model.inputs import Crops, Picture, ProductView
 from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
 from moontide.encoder.model.pooling import Pooling
-from moontide.encoder.model.prepared import Album, Prepared
+from moontide.encoder.model.prepared import Album, Prepared, distinct
 from moontide.encoder.model.processor import new_processor
 from moontide.encoder.model.slots import SLOTS, hub_arguments
 from moontide.encoder.model.vision import Sight
@@ -46,6 +46,7 @@ from moontide.foundation.storage import read_json, storage_errors
 
 BATCH_TOKENS = 2_048  # measured: larger batches leave the cache of a CPU core
 TRAINING_TOKENS = 4_096  # measured: with a graph, fewer calls weigh more
+PADDING = 192  # tokens of it in a training batch at most: another pass costs about as much
 PATCHES = 2  # patches that take the vision tower as long as a token takes the decoder, about
 
 # What the libraries raise over a folder that lacks files, has broken ones, or names classes that are gone.
@@ -273,15 +274,17 @@ class MoonEncoder(SentenceTransformer):
     def encode_all(self, prepared: Sequence[Prepared], batch_tokens: int = TRAINING_TOKENS) -> Outputs:
         """Vectors, and the routing of experts, of prepared items, with gradients where they are enabled.
 
-        The vision tower sees every distinct picture once, however many items hold it. The decoder takes
-        items of like length together: padding is most of a mixed batch, and a small batch stays in the cache
-        of a core. The graph of every batch is kept: the gradient is that of one forward pass.
+        The vision tower sees every distinct picture once, however many items hold it, and the decoder every
+        distinct item. It takes items of like length together: padding is most of a mixed batch, and a small
+        batch stays in the cache of a core. The graph of every batch is kept: the gradient is that of one
+        forward pass.
         """
-        album = Album.of(prepared)
+        own, index = distinct(prepared)
+        album = Album.of(own)
         sight = self.look(album, batch_tokens)
-        batches = token_batches([len(one) for one in prepared], batch_tokens)
-        parts = [self.read(prepared, rows, album, sight) for rows in batches]
-        return Outputs.in_order(parts, batches)
+        batches = token_batches([len(one) for one in own], batch_tokens, PADDING)
+        parts = [self.read(own, rows, album, sight) for rows in batches]
+        return Outputs.in_order(parts, batches)[torch.from_numpy(index).to(self.device)]
 
     def look(self, album: Album, batch_tokens: int = TRAINING_TOKENS) -> Sight | None:
         """What the vision tower makes of an album, some pictures at a time; None of an empty one."""
@@ -408,13 +411,22 @@ class MoonEncoder(SentenceTransformer):
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Rows sorted by length and cut so that rows x longest stays within `batch_tokens`; none is empty."""
+def token_batches(lengths: Sequence[int], batch_tokens: int, padding: int | None = None) -> list[list[int]]:
+    """Rows sorted by length and cut so that rows x longest stays within `batch_tokens`; none is empty.
+
+    Args:
+        padding: tokens of a batch that may be padding; None: any number.
+    """
     batches: list[list[int]] = []
+    padded = 0
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+        more = lengths[batches[-1][0]] - lengths[row] if batches else 0
+        is_full = not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens
+        if is_full or (padding is not None and padded + more > padding):
             batches.append([])
+            padded = more = 0
         batches[-1].append(row)
+        padded += more
     return batches
 
 

@@ -76,6 +76,19 @@ class Album:
         return [*pieces, range(start, len(self))] if len(self) else []
 
 
+def distinct(prepared: Sequence[Prepared]) -> tuple[list[Prepared], np.ndarray]:
+    """The items that differ in layout or pictures, and which of them each item is: (items,) int64."""
+    number: dict[tuple[int, ...], int] = {}
+    found, index = [], []
+    for one in prepared:
+        key = (id(one.ids), *map(id, one.pictures))
+        if key not in number:
+            number[key] = len(found)
+            found.append(one)
+        index.append(number[key])
+    return found, np.array(index, dtype=np.int64)
+
+
 def cut(text: str, offsets: Sequence[tuple[int, int]], limit: int) -> int:
     """How many tokens to keep: at most `limit`, ending between words unless one word fills the limit."""
     if len(offsets) <= limit:

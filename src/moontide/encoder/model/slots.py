@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +66,20 @@ def load_slot(folder: str) -> Any:
 class LayerSlots:
     """Applies `experts` and `residual` inside the decoder by forward hooks; made once per backbone.
 
-    `features` is set around each forward: hooks have no other way to see the batch.
+    `features` is set around each forward: hooks have no other way to see the batch. The hooks are bound, not
+    closures: a deep copy of a backbone has hooks of its own.
     """
 
     def __init__(self, layers: Iterable[Any], owner: Any):
         self._owner, self.features = owner, None
         for number, layer in enumerate(layers):
-            layer.mlp.register_forward_hook(self._experts(number))
-            layer.register_forward_hook(self._residual(number))
+            layer.mlp.register_forward_hook(partial(self._experts, number))
+            layer.register_forward_hook(partial(self._residual, number))
 
-    def _experts(self, number: int) -> Any:
-        def hook(_: nn.Module, given: tuple, output: torch.Tensor) -> torch.Tensor | None:
-            experts = self._owner.experts
-            return None if experts is None else experts(number, given[0], output, self.features)
+    def _experts(self, number: int, _: nn.Module, given: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        experts = self._owner.experts
+        return None if experts is None else experts(number, given[0], output, self.features)
 
-        return hook
-
-    def _residual(self, number: int) -> Any:
-        def hook(_: nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor | None:
-            residual = self._owner.residual
-            return None if residual is None else residual(number, output, self.features)
-
-        return hook
+    def _residual(self, number: int, _: nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        residual = self._owner.residual
+        return None if residual is None else residual(number, output, self.features)

@@ -85,9 +85,9 @@ def train_csft(
         encoder.view(dataset),
         negatives="clicked",
     )
-    step = Csft(encoder, pairs, settings)
-    asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
     encoder.center(encoder.prepare_all(Places(pairs.batch(0, settings.batch_size)).items))
+    step = Csft(encoder, pairs, settings)  # its slow copy begins centered, too
+    asked = [settings.model_dump(mode="json"), dataset.fingerprint()]
     with encoder.remembering(TRAINING_LAYOUTS):
         results = train(
             STAGE, step.modules, step, loop_of(settings), run, asked, step.after, step.state, step.ids

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from moontide.catalog.dataset import Dataset
-from moontide.encoder.model.encoder import PATCHES, MoonEncoder, Outputs, token_batches
+from moontide.encoder.model.encoder import PADDING, PATCHES, MoonEncoder, Outputs, token_batches
 from moontide.encoder.model.inputs import Item, Picture, ProductView
-from moontide.encoder.model.prepared import Album, Prepared
+from moontide.encoder.model.prepared import Album, Prepared, distinct
 from moontide.encoder.model.vision import Sight
 from moontide.encoder.objectives.gather import gather, rank, world_size
 
@@ -62,7 +62,7 @@ def gradients(
     else:
         assert isinstance(encoder, MoonEncoder)
         pieces = Pieces(encoder, prepared, mini_batch_tokens)
-        outputs = own.gathered(pieces.leaves)
+        outputs = own.gathered(pieces.outputs)
         loss = loss_of(outputs)
         loss.backward()
         pieces.replay()
@@ -103,19 +103,21 @@ class Pieces:
     """
 
     def __init__(self, encoder: MoonEncoder, prepared: Sequence[Prepared], tokens: int):
-        self.encoder, self.prepared, self.tokens = encoder, prepared, tokens
-        self.album = Album.of(prepared)
-        self.rows = token_batches([len(one) for one in prepared], tokens)
+        self.encoder, self.tokens = encoder, tokens
+        self.prepared, index = distinct(prepared)
+        self.album = Album.of(self.prepared)
+        self.rows = token_batches([len(one) for one in self.prepared], tokens, PADDING)
         with torch.no_grad():
             self.sight = encoder.look(self.album, tokens)
             if self.sight is not None:
                 layers = tuple(layer.requires_grad_() for layer in self.sight.layers)
                 self.sight = Sight(layers, self.sight.lengths)
-            parts = [encoder.read(prepared, rows, self.album, self.sight) for rows in self.rows]
+            parts = [encoder.read(self.prepared, rows, self.album, self.sight) for rows in self.rows]
             self.leaves = Outputs.in_order(parts, self.rows)
         for leaf in (self.leaves.vectors, self.leaves.routing):
             if leaf is not None:
                 leaf.requires_grad_()
+        self.outputs = self.leaves[torch.from_numpy(index).to(encoder.device)]
 
     def replay(self) -> None:
         """Add the gradients of the parameters, those of the leaves being there."""

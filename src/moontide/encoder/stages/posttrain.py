@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 STAGE = "posttrain"
 TITLES = (Pairing("title", "image", 1.0, "catalog"),)
 TABLES = {"spine": (*BEHAVIOR, *CATALOG), "nine": NINE, "moon": MOON, "titles": TITLES}
-FRESH = 0.9  # mean cosine of queued vectors to those of today's weights, below which the queue is shortened
+FRESH = 0.9  # of the cosine between fresh vectors: below it the queue is shortened
 
 
 class NegativeSettings(Settings):
@@ -226,26 +226,39 @@ class Posttraining:
             own = np.concatenate([block, np.repeat(block, negatives.num_hard)])
             mask[:, :num] |= block[:, None] != own[None]
         if queued is not None and negatives.masks_category:
-            mask[:, num:] |= pairs.category[batch.product][:, None] == queued.category[None]
+            category_B1 = pairs.category[batch.product][:, None]
+            mask[:, num:] |= (category_B1 == queued.category[None]) & (category_B1 >= 0)
         return mask
 
     def _staleness(self, queue: VectorQueue, batch: Batch, step: int) -> dict[str, float]:
-        """Every so often: how near queued vectors are to those of today's weights; a stale queue shrinks."""
-        if (step + 1) % self.settings.negatives.check_every:
+        """Every so often: how near queued vectors are to those of today's weights; a stale queue shrinks.
+
+        Two views of one product differ however fresh they are, so that age is measured against that.
+        """
+        if step == 0 or step % self.settings.negatives.check_every:
             return {}
         assert batch.pairing is not None
         form, stock = batch.pairing.item_form, self.pairs.stock
         rng = stream(self.settings.seed, "stale", step)
+        alike: list[float] = []
+
+        def view(code: int) -> Item:
+            return stock.item(code, form, stock.choose(code, rng) if form.endswith("image") else (), rng)
 
         def encode(codes: np.ndarray) -> torch.Tensor:
-            items = [stock.item(code, form, stock.choose(code, rng), rng) for code in codes.tolist()]
-            return self.encoder.encode_all(self.encoder.prepare_all(items)).vectors
+            items = [view(code) for code in (*codes.tolist(), *codes.tolist())]
+            vectors, others = self.encoder.encode_all(self.encoder.prepare_all(items)).vectors.chunk(2)
+            alike.append((vectors * others).sum(1).mean().item())
+            return vectors
 
         cosine = queue.staleness(encode)
-        if cosine < FRESH:
+        if cosine < FRESH * alike[0]:
             queue.shorten(max(1, len(queue) // 2))
-            log.warning("the queue is stale (mean cosine %.2f): shortened to %d", cosine, len(queue))
-        return {"queue_cosine": cosine, "queue": float(len(queue))}
+            log.warning(
+                "the queue is stale (mean cosine %.2f, of fresh vectors %.2f): shortened to %d",
+                cosine, alike[0], len(queue),
+            )  # fmt: skip
+        return {"queue_cosine": cosine, "fresh_cosine": alike[0], "queue": float(len(queue))}
 
 
 def _some_items(pairs: TrainingPairs, num: int = 32) -> Sequence[Item]:
