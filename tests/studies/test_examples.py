@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from encoder.conftest import write_catalog
+from moontide.catalog.dataset import DatasetWriter
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,3 +35,25 @@ def test_click_models_with_and_without_content_are_compared(micro_run):
     out = run("mim.py", micro_run.path / "dataset", micro_run.path / "center")
     assert "all: AUC 0." in out
     assert "->" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "name"), [("moon.py", "MOON"), ("moon2.py", "MOON2.0")])
+def test_an_encoder_becomes_a_system_with_experts_and_is_evaluated(micro_run, tmp_path, script, name):
+    words = ("--start", micro_run.path / "encoder", "--steps", 2, "--kinds", "click,cart,order")
+    out = run(script, micro_run.path / "dataset", *words, "--to", tmp_path / "encoder")
+    assert f"| {name} |" in out
+    assert (tmp_path / "encoder" / "experts" / "slot.json").is_file()
+
+
+@pytest.mark.slow
+def test_photos_find_the_pictures_they_were_judged_by(tmp_path):
+    drawn = write_catalog(tmp_path / "drawn")
+    sides = {0: "train", 1: "train", 2: "test"}
+    judged = [
+        {"query_id": f"v{n}", "product_id": f"p{n}", "grade": 1.0, "source": sides[n % 3]} for n in range(48)
+    ]
+    with DatasetWriter(tmp_path / "pairs", "pairs", base=drawn) as writer:
+        writer.put("judgments", judged)
+    out = run("image_search.py", tmp_path / "pairs", "--steps", 2, "--depth", 2)
+    assert "| trained | i->i | 16 |" in out

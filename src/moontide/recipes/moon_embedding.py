@@ -78,6 +78,16 @@ def second_stage(settings: EncoderSettings, num_steps: int, batch_size: int = 32
     )
 
 
+def image_search(settings: EncoderSettings, num_steps: int = 600, batch_size: int = 64) -> PosttrainSettings:
+    """Shoppers' photos and pictures of the catalog, for a shop that has such pairs and nothing else."""
+    return posttraining(settings, num_steps, batch_size).but(
+        pairings="photos",
+        kinds=("order",),  # guess: judged pairs count as orders
+        catalog_share=0.0,  # guess
+        augment=0.8,  # ours: chosen on the validation photos, docs/results/encoder.md
+    )
+
+
 def cleaning() -> CleaningSettings:
     """The four steps before the second stage, in their order (paper reported; formulas ours)."""
     return CleaningSettings(

@@ -40,7 +40,8 @@ from moontide.foundation.settings import Settings
 log = logging.getLogger(__name__)
 STAGE = "posttrain"
 TITLES = (Pairing("title", "image", 1.0, "catalog"),)
-TABLES = {"spine": (*BEHAVIOR, *CATALOG), "nine": NINE, "moon": MOON, "titles": TITLES}
+PHOTOS = (Pairing("image", "image", 1.0, "log"),)
+TABLES = {"spine": (*BEHAVIOR, *CATALOG), "nine": NINE, "moon": MOON, "titles": TITLES, "photos": PHOTOS}
 FRESH = 0.9  # of the cosine between fresh vectors: below it the queue is shortened
 
 
@@ -71,8 +72,10 @@ class PosttrainSettings(LoopSettings):
         None, ge=1, description="tokens with a graph at a time; None: all. The gradient is the same"
     )
     before: datetime | None = pydantic.Field(None, description="events from this moment on are not seen")
-    pairings: Literal["spine", "nine", "moon", "titles"] = pydantic.Field(
-        "spine", description="which forms are paired, see `pairings.py`; titles: with pictures, no log"
+    pairings: Literal["spine", "nine", "moon", "titles", "photos"] = pydantic.Field(
+        "spine",
+        description="which forms are paired, see `pairings.py`; titles: with pictures, no log; photos: "
+        "picture queries with pictures",
     )
     is_mixed: bool = pydantic.Field(
         False, description="every pair its own pairing, not every step (ablation)"
