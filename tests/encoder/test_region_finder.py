@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from typer.testing import CliRunner
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.catalog.region_search import find_regions
@@ -24,7 +25,8 @@ from moontide.encoder.regions import (
     snapped,
     train_finder,
 )
-from moontide.foundation.errors import CheckpointError, DataError
+from moontide.encoder.verbs import app
+from moontide.foundation.errors import CheckpointError, DataError, SettingsError
 from moontide.foundation.runs import Run
 from moontide.studies.regions import region_table
 
@@ -299,3 +301,27 @@ def test_a_grounding_model_is_loaded_from_its_folder_and_others_are_refused(toke
     model.config.model_type = "llava"
     with pytest.raises(CheckpointError, match=r"other is a llava: boxes are told by qwen3_vl, qwen2_5_vl"):
         GroundingFinder(model, processor, "other")
+
+
+# --- the command ---
+
+
+def test_the_command_counts_what_it_found_and_goes_on(tmp_path):
+    dataset = market(tmp_path / "d", num=4, num_test=1, annotated=0.0)
+    for counted in ("found │ 7", "known before │ 7"):
+        result = CliRunner().invoke(app, ["regions", str(dataset.path), "--finder", "saliency"])
+        assert result.exit_code == 0, result.output
+        assert counted in " ".join(result.output.split())
+    result = CliRunner().invoke(app, ["regions", str(dataset.path), "--save", str(tmp_path / "finder")])
+    assert isinstance(result.exception, SettingsError)
+    assert "only a trained finder can be kept, this one is saliency-1" in str(result.exception)
+
+
+def test_a_kept_finder_is_used_by_the_command(pairs, tmp_path):
+    finder, _ = train_finder(pairs, SMALL)
+    finder.save(tmp_path / "finder")
+    kept, copy = str(tmp_path / "finder"), tmp_path / "copy"
+    result = CliRunner().invoke(app, ["regions", str(pairs.path), "--to", str(copy), "--finder", kept])
+    assert result.exit_code == 0, result.output
+    versions = Dataset.open(copy).table("regions").column("version").drop_null().to_pylist()
+    assert set(versions) == {finder.version}
