@@ -84,7 +84,7 @@ def image_search(settings: EncoderSettings, num_steps: int = 600, batch_size: in
         pairings="photos",
         kinds=("order",),  # guess: judged pairs count as orders
         catalog_share=0.0,  # guess
-        augment=0.8,  # ours: chosen on the validation photos, docs/results/encoder.md
+        augment=0.8,  # guess
     )
 
 
