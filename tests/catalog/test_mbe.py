@@ -106,6 +106,6 @@ def test_another_file_and_a_missing_one_are_one_sentence(tmp_path):
 
 def test_a_file_without_a_usable_row_leaves_nothing(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"id": "", "doc_title": "x"}\n{"id": "1", "doc_title": ""}\n')
-    with pytest.raises(DataError, match=r"none of the rows .* can be used \(1 missing_id, 1 empty_title\)"):
+    with pytest.raises(DataError, match=r"none of the 2 rows .* can be used \(1 missing_id, 1 empty_title\)"):
         import_offers(read_mbe(tmp_path / "bad.jsonl"), tmp_path / "d")
     assert [one.name for one in tmp_path.iterdir()] == ["bad.jsonl"]

@@ -1,8 +1,8 @@
 """How one row of a shop's table lands: as a product with the names of its pictures, or as a reason why not.
 
 `plan_import` settles what holds for the whole file (mapping, decimal mark, where pictures are), `land`
-applies it to a row, `with_pictures` reads and checks the pictures of rows in threads and gives the rows back
-in order.
+applies it to a row, `with_pictures` reads and checks the pictures of any entries in threads and gives the
+entries back in order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from moontide.catalog.mapping import Mapping, filled, guess, has_wildcard, resolve
 from moontide.catalog.pictures import Pictures, guess_pattern, matching, open_pictures
@@ -262,23 +262,35 @@ def _found(pictures: Pictures, path: str) -> str | ImageError:
         return error
 
 
-def with_pictures(plan: Plan, rows: Iterable[Row], known: Container[str] = ()) -> Iterator[Landed]:
-    """Land rows in order, their pictures read and decoded ahead by threads, a bounded number at a time.
+class Pictured(Protocol):
+    """An entry whose pictures are to be read; `outcomes` has then what became of each."""
+
+    problem: tuple[str, str] | None
+    pictures: list[str | ImageError]
+    outcomes: list[Outcome]
+
+
+Entry = TypeVar("Entry", bound=Pictured)
+
+
+def with_pictures(
+    entries: Iterable[Entry], pictures: Pictures | None, known: Container[str] = ()
+) -> Iterator[Entry]:
+    """Entries in order, their pictures read and decoded ahead by threads, a bounded number at a time.
 
     Args:
         known: names of pictures not to read again; it may grow meanwhile. Their outcome is None.
     """
-    waiting: deque[Landed] = deque()
+    waiting: deque[Entry] = deque()
     ahead: dict[str, Future[Outcome]] = {}
     with ThreadPoolExecutor(max_workers=min(num_cores(), 8)) as pool:
         try:
-            for row in rows:
-                landed = land(plan, row)
-                if not landed.problem and plan.pictures:
-                    for name in landed.pictures:
+            for entry in entries:
+                if not entry.problem and pictures:
+                    for name in entry.pictures:
                         if isinstance(name, str) and name not in known and name not in ahead:
-                            ahead[name] = pool.submit(_picture, plan.pictures, name)
-                waiting.append(landed)
+                            ahead[name] = pool.submit(_picture, pictures, name)
+                waiting.append(entry)
                 while len(waiting) >= WINDOW_ROWS or len(ahead) >= WINDOW_PICTURES:
                     yield _settled(waiting.popleft(), ahead, waiting)
             while waiting:
@@ -287,16 +299,16 @@ def with_pictures(plan: Plan, rows: Iterable[Row], known: Container[str] = ()) -
             pool.shutdown(cancel_futures=True)
 
 
-def _settled(landed: Landed, ahead: dict[str, Future[Outcome]], waiting: deque[Landed]) -> Landed:
-    for name in landed.pictures if not landed.problem else ():
+def _settled(entry: Entry, ahead: dict[str, Future[Outcome]], waiting: deque[Entry]) -> Entry:
+    for name in entry.pictures if not entry.problem else ():
         if not isinstance(name, str):
-            landed.outcomes.append(name)
+            entry.outcomes.append(name)
         else:
-            landed.outcomes.append(ahead[name].result() if name in ahead else None)
-    for name in landed.pictures:
+            entry.outcomes.append(ahead[name].result() if name in ahead else None)
+    for name in entry.pictures:
         if isinstance(name, str) and not any(name in later.pictures for later in waiting):
             ahead.pop(name, None)
-    return landed
+    return entry
 
 
 def _picture(pictures: Pictures, name: str) -> Outcome:

@@ -14,7 +14,6 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +22,7 @@ from typing import Any, Self
 import pydantic
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
-from moontide.catalog.intake import picture_pool, read_pictures
-from moontide.catalog.landing import WINDOW_PICTURES, Picture
+from moontide.catalog.landing import Outcome, Picture, with_pictures
 from moontide.catalog.pictures import Pictures, open_pictures
 from moontide.catalog.rowfiles import PEEK_ROWS, Row, RowFile
 from moontide.catalog.tables import PREVIEW_ROWS
@@ -83,20 +81,27 @@ class QueryPlan:
 
 @dataclass
 class Asked:
-    """One row: a query and its product, or why it is refused; `seen` is what became of its picture.
-
-    `seen` is None where the picture was read before, or there is none.
-    """
+    """One row: a query and its product, or why it is refused; `pictures` has one name, or none."""
 
     number: int
     text: str | None = None
-    picture: str | ImageError | None = None
+    pictures: list[str | ImageError] = field(default_factory=list)
     product_id: str | None = None
     split: str | None = None
     at: datetime | None = None
     kind: str = "order"
     problem: tuple[str, str] | None = None
-    seen: Picture | ImageError | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def picture(self) -> str | ImageError | None:
+        """The name under which its picture is read, or why it cannot be; None: it asks without one."""
+        return self.pictures[0] if self.pictures else None
+
+    @property
+    def seen(self) -> Outcome:
+        """What became of its picture; None where it was read before, or there is none."""
+        return self.outcomes[0] if self.outcomes else None
 
 
 @dataclass
@@ -192,7 +197,7 @@ def _mapping(columns: Sequence[str], given: dict[str, str | None]) -> QueryMappi
 
 def preview_queries(plan: QueryPlan) -> list[Asked]:
     """The first rows as they would land, pictures read and checked, nothing written."""
-    return list(_with_pictures(plan, itertools.islice(plan.file, PREVIEW_ROWS), {}))
+    return list(with_pictures(_rows(plan, itertools.islice(plan.file, PREVIEW_ROWS)), plan.pictures))
 
 
 def import_queries(
@@ -216,29 +221,14 @@ def import_queries(
     writer = DatasetWriter(to, title, source=source, base=dataset, replace=replace, facts=facts)
     with writer, track(plan.file.num_rows, "importing") as meter:
         intake = _Intake(plan, dataset, writer, QueryReport(Path(to)))
-        for asked in _with_pictures(plan, plan.file, intake.pictures):
+        for asked in with_pictures(_rows(plan, plan.file), plan.pictures, intake.pictures):
             intake.take(asked)
             meter.step()
         return intake.close()
 
 
-def _with_pictures(plan: QueryPlan, rows: Iterable[Row], known: dict[str, Any]) -> Iterator[Asked]:
-    """Rows in order, their pictures read by threads; a name in `known` is not read again."""
-    with picture_pool() as pool:
-        rows = iter(rows)
-        while piece := [_asked(plan, row) for row in itertools.islice(rows, WINDOW_PICTURES)]:
-            yield from _seen(plan, pool, piece, known)
-
-
-def _seen(
-    plan: QueryPlan, pool: ThreadPoolExecutor, piece: list[Asked], known: dict[str, Any]
-) -> Iterator[Asked]:
-    names = (one.picture for one in piece if not one.problem and isinstance(one.picture, str))
-    wanted = [name for name in names if name not in known]
-    seen = read_pictures(pool, plan.pictures, wanted) if plan.pictures else {}
-    for one in piece:
-        one.seen = seen.get(one.picture) if isinstance(one.picture, str) else one.picture
-        yield one
+def _rows(plan: QueryPlan, rows: Iterable[Row]) -> Iterator[Asked]:
+    return (_asked(plan, row) for row in rows)
 
 
 def _asked(plan: QueryPlan, row: Row) -> Asked:
@@ -250,9 +240,9 @@ def _asked(plan: QueryPlan, row: Row) -> Asked:
     path = text_of(cells.get("image"))
     if path and plan.pictures:
         try:
-            asked.picture = plan.pictures.find(path)
+            asked.pictures = [plan.pictures.find(path)]
         except ImageError as error:
-            asked.picture = error
+            asked.pictures = [error]
     try:
         if asked.product_id is None:
             raise CellError("missing_id", f"the row has no {plan.mapping.product_id}")

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from moontide.catalog.dataset import DatasetWriter
-from moontide.catalog.landing import Landed, Picture, Plan, with_pictures
-from moontide.catalog.schema import conform
+from moontide.catalog.landing import Landed, Picture, Plan, land, with_pictures
+from moontide.catalog.rowfiles import Row
+from moontide.catalog.schema import SCHEMAS, conform
 from moontide.catalog.splits import (
     HASH_DISTANCE,
     TEST_SHARE,
@@ -27,10 +29,11 @@ from moontide.catalog.splits import (
     split_rule,
 )
 from moontide.foundation.errors import DataError, ImageError
-from moontide.foundation.progress import Meter, track
+from moontide.foundation.progress import track
 
 BATCH_ROWS = 1_024
 PREVIEW_ROWS = 5
+Sides = Mapping[str, str]
 
 
 @dataclass
@@ -51,6 +54,9 @@ class ImportReport:
         counts += [(f"products for {split}", self.splits[split]) for split in ("train", "test")]
         reasons = sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
         return counts + [(f"rejected {table}: {reason}", number) for (table, reason), number in reasons]
+
+
+Report = TypeVar("Report", bound=ImportReport)
 
 
 def import_table(
@@ -77,76 +83,78 @@ def import_table(
     facts = {"mapping": plan.mapping.model_dump(mode="json"), "split_rule": split_rule(test_share)}
     title = name or Path(to).absolute().name
     writer = DatasetWriter(to, title, license, plan.file.path.name, replace=replace, facts=facts)
+    intake = Intake(writer, ImportReport(Path(to)), plan.file.path, needs_picture=bool(plan.mapping.images))
     with writer, track(plan.file.num_rows, "importing") as meter:
-        return _Intake(plan, writer, ImportReport(Path(to))).run(meter, test_share)
+        for landed in with_pictures(_landed(plan, plan.file), plan.pictures, intake.pictures):
+            intake.take(landed)
+            meter.step()
+        return intake.close(test_share, advice=": look at --dry-run, and check --map and --images")
 
 
 def preview(plan: Plan, num_rows: int = PREVIEW_ROWS) -> list[Landed]:
     """The first rows as they would land, pictures read and checked, nothing written."""
-    return list(with_pictures(plan, itertools.islice(plan.file, num_rows)))
+    return list(with_pictures(_landed(plan, itertools.islice(plan.file, num_rows)), plan.pictures))
 
 
-class _Intake:
-    """Takes landed rows in order: accepts, rejects, and writes what is accepted."""
+def _landed(plan: Plan, rows: Iterable[Row]) -> Iterator[Landed]:
+    return (land(plan, row) for row in rows)
 
-    def __init__(self, plan: Plan, writer: DatasetWriter, report: ImportReport):
-        self._plan, self._writer, self._report = plan, writer, report
+
+class Intake(Generic[Report]):
+    """Takes landed rows in order: accepts, rejects, and writes what is accepted.
+
+    Args:
+        source: the file or folder, for errors.
+        needs_picture: a product whose pictures are all refused is refused, too.
+
+    Attributes:
+        pictures: file -> its image id, or why it is refused.
+    """
+
+    def __init__(self, writer: DatasetWriter, report: Report, source: Path, needs_picture: bool):
+        self._writer, self._report, self._source = writer, report, source
+        self._needs_picture = needs_picture
+        self.pictures: dict[str, str | ImageError] = {}
         self._ids: set[str] = set()
-        self._pictures: dict[str, str | ImageError] = {}  # file -> its image id, or why it is refused
         self._facts: list[tuple[str, str, str]] = []
         self._batch: list[dict[str, Any]] = []
         self._tables: list[pa.Table] = []
 
-    def run(self, meter: Meter, test_share: float) -> ImportReport:
-        for landed in with_pictures(self._plan, self._plan.file, self._pictures):
-            self._report.rows += 1
-            self._take(landed)
-            meter.step()
-        self._flush()
-        if not self._ids:
-            reasons = ", ".join(
-                f"{number} {reason}" for (_, reason), number in self._report.rejected.most_common()
-            )
-            raise DataError(
-                f"none of the {self._report.rows} rows of {self._plan.file.path} can be used ({reasons}): "
-                "look at --dry-run, and check --map and --images"
-            )
-        self._close(test_share)
-        return self._report
-
-    def _take(self, landed: Landed) -> None:
+    def take(self, landed: Landed) -> list[str] | None:
+        """Accept or reject a row; gives the pictures of an accepted product, None for a rejected row."""
+        self._report.rows += 1
         if landed.problem is None and landed.product_id in self._ids:
             landed.problem = ("duplicate_id", "an earlier row has this id")
         if landed.problem:
             return self._reject("products", landed, *landed.problem)
         image_ids = self._take_pictures(landed)
-        if self._plan.mapping.images and not image_ids:
-            return self._reject("products", landed, *_first_refusal(landed, self._pictures))
+        if self._needs_picture and not image_ids:
+            return self._reject("products", landed, *_first_refusal(landed, self.pictures))
         self._ids.add(landed.product["product_id"])
         self._batch.append({**landed.product, "image_ids": image_ids})
         if len(self._batch) >= BATCH_ROWS:
             self._flush()
+        return image_ids
 
     def _take_pictures(self, landed: Landed) -> list[str]:
         """Image ids of the pictures that are good; one file is stored once, under its first product."""
         image_ids: list[str] = []
         for name, outcome in zip(landed.pictures, landed.outcomes, strict=True):
-            if isinstance(name, str) and isinstance(outcome, Picture) and name not in self._pictures:
+            if isinstance(name, str) and isinstance(outcome, Picture) and name not in self.pictures:
                 image_id = f"{landed.product_id}-{len(image_ids)}"
                 self._writer.add_image(image_id, outcome.data, outcome.facts)
                 self._facts.append((image_id, outcome.facts.sha256, outcome.facts.dhash))
-                self._pictures[name] = image_id
+                self.pictures[name] = image_id
                 self._report.images += 1
                 self._report.image_bytes += len(outcome.data)
             elif isinstance(name, str) and isinstance(outcome, ImageError):
-                self._pictures[name] = outcome
-            known = self._pictures[name] if isinstance(name, str) else name
+                self.pictures[name] = outcome
+            known = self.pictures[name] if isinstance(name, str) else name
             if isinstance(known, str):
                 image_ids.append(known)
             else:
-                self._reject(
-                    "images", landed, known.reason, f"{name}: {known}" if known is not name else str(known)
-                )
+                detail = str(known) if known is name else f"{name}: {known}"
+                self._reject("images", landed, known.reason, detail)
         return image_ids
 
     def _reject(self, table: str, landed: Landed, reason: str, detail: str) -> None:
@@ -158,18 +166,39 @@ class _Intake:
             self._tables.append(conform("products", self._batch))
             self._batch = []
 
-    def _close(self, test_share: float) -> None:
+    def close(self, test_share: float, sides: Sides | None = None, advice: str = "") -> Report:
+        """Write products and splits.
+
+        Args:
+            sides: product id -> "train" or "test", of a set that comes divided; None: by group.
+            advice: what to do where no row could be used; ends the error.
+
+        Raises:
+            DataError: no row can be used.
+        """
+        self._flush()
+        if not self._ids:
+            counts = self._report.rejected.most_common()
+            reasons = ", ".join(f"{number} {reason}" for (_, reason), number in counts) or "it has none"
+            raise DataError(
+                f"none of the {self._report.rows} rows of {self._source} can be used ({reasons}){advice}"
+            )
         products = pa.concat_tables(self._tables)
-        names = ["image_id", "sha256", "dhash"]
-        images = pa.table(
-            [list(column) for column in zip(*self._facts, strict=True)] or [[], [], []], names=names
-        )
-        groups = near_duplicate_groups(products, images, HASH_DISTANCE)
-        splits = split_by_group(products.column("product_id").to_pylist(), groups, test_share)
+        splits = self._splits(products, test_share, sides)
         self._writer.put("products", products)
         self._writer.put("splits", splits)
         self._report.products = len(products)
         self._report.splits.update(splits.column("split").to_pylist())
+        return self._report
+
+    def _splits(self, products: pa.Table, test_share: float, sides: Sides | None) -> pa.Table:
+        ids = products.column("product_id").to_pylist()
+        if sides is not None:  # published sides may divide near-duplicates: `moontide data check` warns
+            return pa.table([ids, ids, [sides[one] for one in ids]], schema=SCHEMAS["splits"])
+        names = ["image_id", "sha256", "dhash"]
+        columns = [list(column) for column in zip(*self._facts, strict=True)] or [[], [], []]
+        groups = near_duplicate_groups(products, pa.table(columns, names=names), HASH_DISTANCE)
+        return split_by_group(ids, groups, test_share)
 
 
 def _first_refusal(landed: Landed, known: dict[str, str | ImageError]) -> tuple[str, str]:
