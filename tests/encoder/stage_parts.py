@@ -13,10 +13,9 @@ from moontide.encoder.stages import loop
 from moontide.encoder.stages.csft import Csft, CsftSettings
 from moontide.encoder.stages.exposures import Triplets
 from moontide.encoder.stages.loop import rate_at
-from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
-from moontide.encoder.stages.posttrain import TABLES, Posttraining, PosttrainSettings
-from moontide.encoder.stages.triplets import TripletSettings, TripletTraining
+from moontide.encoder.stages.posttrain import Posttraining, PosttrainSettings, pairs_of
+from moontide.encoder.stages.triplets import TripletSettings, TripletTraining, triplets_of
 from moontide.foundation.runs import Run
 
 PRODUCTS = {
@@ -59,39 +58,17 @@ def posttraining(
     encoder: Any, dataset: Dataset, settings: PosttrainSettings, rows: Any = None
 ) -> Posttraining:
     """The step of `posttrain`."""
-    pairs = TrainingPairs(
-        dataset,
-        Pictures(dataset.images, encoder.pixels),
-        settings.before,
-        settings.catalog_share,
-        settings.augment,
-        settings.seed,
-        TABLES[settings.pairings],
-        encoder.view(dataset),
-        settings.kinds,
-        rows,
-        settings.negatives.num_hard,
-        settings.negatives.hard_kind,
-    )
-    return Posttraining(encoder, pairs, settings)
+    pictures = Pictures(dataset.images, encoder.pixels)
+    return Posttraining(encoder, pairs_of(encoder, dataset, pictures, settings, rows), settings)
 
 
 def triplet_training(
     encoder: Any, dataset: Dataset, settings: TripletSettings, augmented: Any = None
 ) -> TripletTraining:
     """The step of `train_triplets`."""
-    triplets = Triplets(
-        dataset,
-        Pictures(dataset.images, encoder.pixels),
-        settings.before,
-        settings.kinds,
-        settings.augment,
-        settings.seed,
-        encoder.view(dataset),
-        settings.whole,
-        augmented,
-        settings.drop,
-    )
+    more = {"whole": settings.whole, "augmented": augmented, "drop": settings.drop}
+    pictures = Pictures(dataset.images, encoder.pixels)
+    triplets = triplets_of(encoder, dataset, pictures, settings, **more)
     return TripletTraining(encoder, triplets, settings)
 
 

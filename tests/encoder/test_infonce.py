@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moontide.encoder.objectives.infonce import Temperature, info_nce, matryoshka_info_nce
+from moontide.encoder.objectives.infonce import Temperature, info_nce, matryoshka
 from moontide.encoder.objectives.masks import is_member, not_negative
 from moontide.foundation.errors import SettingsError
 
@@ -73,9 +73,10 @@ def test_the_gradient_of_the_loss_is_softmax_minus_target():
 def test_matryoshka_with_the_full_width_alone_is_the_plain_loss():
     query, item = unit(4, 8), unit(4, 8, 1)
     plain = info_nce(query, item, 0.1)
-    torch.testing.assert_close(matryoshka_info_nce(query, item, 0.1, [8]), plain)
+    torch.testing.assert_close(matryoshka(info_nce, query, item, temperature=0.1, widths=[8]), plain)
     halves = info_nce(F.normalize(query[:, :4], dim=1), F.normalize(item[:, :4], dim=1), 0.1)
-    torch.testing.assert_close(matryoshka_info_nce(query, item, 0.1, [4, 8]), (plain + halves) / 2)
+    both = matryoshka(info_nce, query, item, temperature=0.1, widths=[4, 8])
+    torch.testing.assert_close(both, (plain + halves) / 2)
 
 
 def test_a_learned_temperature_stays_within_its_bounds():

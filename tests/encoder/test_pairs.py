@@ -11,11 +11,15 @@ from small_log import START, pictures_of, write
 
 from moontide.encoder.model.inputs import Cropped, ProductView
 from moontide.encoder.objectives.masks import not_negative
-from moontide.encoder.stages.pairings import CATALOG, CSFT, MOON, NINE, Pairing
+from moontide.encoder.stages.pairings import CATALOG, MOON, NINE, Pairing
 from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.rows import log_rows, num_exposures
 from moontide.foundation.errors import DataError, SettingsError
 
+CSFT = tuple(
+    Pairing(query, item, 1 / 3, "log", 1)
+    for query, item in (("image", "image"), ("text", "title"), ("text_image", "title_image"))
+)
 PRODUCTS = {
     **{f"lamp{n}": "home/lamp" for n in range(5)},
     **{f"sofa{n}": "home/sofa" for n in range(4)},

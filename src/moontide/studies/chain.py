@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pydantic
 
 from moontide.catalog.dataset import Dataset
-from moontide.catalog.splits import cutoff
 from moontide.center.embed import EmbedSettings, embed_catalog
 from moontide.center.store import VectorStore
 from moontide.encoder.benchmark import retrieval_table
@@ -50,7 +48,7 @@ from moontide.ranking.score import ClickScorer
 from moontide.ranking.train import TrainSettings
 from moontide.studies.arms import ClickPolicy
 from moontide.studies.clicks import all_scores, arms_of, click_results, train_arms
-from moontide.studies.encoders import catalog_texts
+from moontide.studies.encoders import catalog_texts, period_start
 from moontide.studies.experiment import ExperimentSettings, outcome_results, run_experiment
 
 log = logging.getLogger(__name__)
@@ -172,10 +170,7 @@ class Chain:
     @cached_property
     def cutoff(self) -> datetime | None:
         """The moment the test period begins; None where nothing was shown."""
-        events = self.dataset.table("events", ["kind", "at"])
-        if not pc.any(pc.equal(events.column("kind"), "impression")).as_py():
-            return None
-        return cutoff(events, self.settings.samples.test_share)
+        return period_start(self.dataset, self.settings.samples.test_share)
 
     @property
     def has_truth(self) -> bool:

@@ -24,7 +24,7 @@ import torch
 from moontide.catalog.augment import Augmented
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.entities import Gazetteer
-from moontide.catalog.splits import cutoff
+from moontide.catalog.splits import TEST_SHARE, cutoff
 from moontide.encoder.evaluate import EvaluateSettings, evaluate, headline
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.experts.guided import GuidedExperts, GuidedSettings
@@ -115,10 +115,11 @@ def catalog_texts(dataset: Dataset, before: datetime | None) -> list[str]:
     return texts + [query.text for query in dataset.queries() if query.text and query.query_id in asked]
 
 
-def period_start(dataset: Dataset) -> datetime | None:
-    """The moment the test period begins; None where nothing was shown."""
+def period_start(dataset: Dataset, share: float = TEST_SHARE) -> datetime | None:
+    """The moment the test period begins, the last `share` of impressions; None where nothing was shown."""
     events = dataset.table("events", ["kind", "at"])
-    return cutoff(events) if "impression" in set(events["kind"].to_pylist()) else None
+    is_shown = pc.any(pc.equal(events.column("kind"), "impression")).as_py()
+    return cutoff(events, share) if is_shown else None
 
 
 def train_cell(

@@ -1,8 +1,8 @@
-"""One batch over several processes: vectors gathered, gradients added. Without a process group: one process.
+"""One batch over several processes: vectors gathered, gradients averaged. Without a process group, one.
 
 Every rank encodes its own rows, gathers everyone's vectors and computes the *same* loss of the whole batch.
-So the gradient of a rank's own vectors is whole on that rank, and parameters before the gather need one sum
-over ranks. All ranks must call these in the same order.
+So the gradient of a rank's own vectors is whole on that rank, and parameters take the mean over ranks. All
+ranks must call these in the same order.
 
 Paper: MOON 3.4, MOON Embedding 3.5, spatial negatives (all-gather paper reported; the gradient's path ours).
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -58,15 +57,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # ty: ignore[incompatible-method-override]
         return grad[ctx.first : ctx.first + ctx.num] * world_size()
-
-
-def gather_codes(codes: np.ndarray) -> np.ndarray:
-    """Rows of all ranks of an array of codes, in the order of `gather`."""
-    if world_size() == 1:
-        return codes
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, codes)
-    return np.concatenate(parts)
 
 
 @torch.no_grad()

@@ -100,23 +100,3 @@ def matryoshka(
         vectors: unit vectors, cut to each width and brought back to unit norm.
     """
     return torch.stack([loss(*(prefix(one, width) for one in vectors), **rest) for width in widths]).mean()
-
-
-def matryoshka_info_nce(
-    query_BD: torch.Tensor,
-    item_ND: torch.Tensor,
-    temperature: torch.Tensor | float,
-    widths: Sequence[int],
-    not_negative_BN: torch.Tensor | None = None,
-    is_symmetric: bool = False,
-) -> torch.Tensor:
-    """`matryoshka` of `info_nce`."""
-    return matryoshka(
-        info_nce,
-        query_BD,
-        item_ND,
-        widths=widths,
-        temperature=temperature,
-        not_negative_BN=not_negative_BN,
-        is_symmetric=is_symmetric,
-    )

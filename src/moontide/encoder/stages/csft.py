@@ -32,7 +32,7 @@ from moontide.encoder.stages.exposures import Triplets
 from moontide.encoder.stages.gradient import Trainable, gradients
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
 from moontide.encoder.stages.pictures import Pictures
-from moontide.encoder.stages.triplets import BOTH, FORMS, Places
+from moontide.encoder.stages.triplets import BOTH, FORMS, Places, triplets_of
 from moontide.foundation.runs import Run
 
 STAGE = "csft"
@@ -75,16 +75,7 @@ def train_csft(
         DataError: the dataset has no pairs. CheckpointError: the run was made with other settings.
     """
     pictures = Pictures(dataset.images, encoder.pixels)
-    pairs = Triplets(
-        dataset,
-        pictures,
-        settings.before,
-        settings.kinds,
-        settings.augment,
-        settings.seed,
-        encoder.view(dataset),
-        negatives="clicked",
-    )
+    pairs = triplets_of(encoder, dataset, pictures, settings, negatives="clicked")
     encoder.center(encoder.prepare_all(Places(pairs.batch(0, settings.batch_size)).items))
     step = Csft(encoder, pairs, settings)  # its slow copy begins centered, too
     asked = [settings.model_dump(mode="json"), dataset.fingerprint()]

@@ -87,12 +87,6 @@ MOON = _cycle(
     ("text_image", "rich_image", "log or catalog", 2),
 )
 """Paper: MOON 3.4: image, text and multimodal queries 12 : 3 : 2, positives multimodal (paper reported)."""
-CSFT = _cycle(
-    ("image", "image", "log", 1),
-    ("text", "title", "log", 1),
-    ("text_image", "title_image", "log", 1),
-)
-"""Paper: MIM 3.2: the levels image, text and fused, equal weights (ours)."""
 
 
 def schedule(pairings: Sequence[Pairing], num_steps: int) -> np.ndarray:

@@ -116,7 +116,27 @@ def posttrain(
         DataError: the dataset has nothing to pair. CheckpointError: the run was made with other settings.
     """
     pictures = Pictures(dataset.images, encoder.pixels)
-    pairs = TrainingPairs(
+    pairs = pairs_of(encoder, dataset, pictures, settings, rows)
+    step = Posttraining(encoder, pairs, settings)
+    asked = [settings.model_dump(mode="json"), dataset.fingerprint(), pairs.group.tolist()]
+    asked += [rows.tolist()] if rows is not None else []
+    encoder.center(encoder.prepare_all(_some_items(pairs)))
+    with encoder.remembering(TRAINING_LAYOUTS):
+        results = train(
+            stage, step.modules, step, loop_of(settings), run, asked, step.after, step.queues, step.ids
+        )
+    return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
+
+
+def pairs_of(
+    encoder: Trainable,
+    dataset: Dataset,
+    pictures: Pictures,
+    settings: PosttrainSettings,
+    rows: np.ndarray | None = None,
+) -> TrainingPairs:
+    """The pairs that the settings ask for."""
+    return TrainingPairs(
         dataset,
         pictures,
         settings.before,
@@ -131,15 +151,6 @@ def posttrain(
         settings.negatives.hard_kind,
         settings.is_mixed,
     )
-    step = Posttraining(encoder, pairs, settings)
-    asked = [settings.model_dump(mode="json"), dataset.fingerprint(), pairs.group.tolist()]
-    asked += [rows.tolist()] if rows is not None else []
-    encoder.center(encoder.prepare_all(_some_items(pairs)))
-    with encoder.remembering(TRAINING_LAYOUTS):
-        results = train(
-            stage, step.modules, step, loop_of(settings), run, asked, step.after, step.queues, step.ids
-        )
-    return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
 
 
 class Posttraining:

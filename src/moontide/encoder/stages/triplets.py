@@ -36,7 +36,7 @@ from moontide.encoder.objectives.routing import (
     spread,
 )
 from moontide.encoder.stages.exposures import Augmented, TripletBatch, Triplets
-from moontide.encoder.stages.gradient import gradients
+from moontide.encoder.stages.gradient import Trainable, gradients
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.runs import Run
@@ -98,19 +98,9 @@ def train_triplets(
     Raises:
         DataError: the dataset has no positives. CheckpointError: the run was made with other settings.
     """
+    more = {"whole": settings.whole, "augmented": augmented, "drop": settings.drop}
     pictures = Pictures(dataset.images, encoder.pixels)
-    triplets = Triplets(
-        dataset,
-        pictures,
-        settings.before,
-        settings.kinds,
-        settings.augment,
-        settings.seed,
-        encoder.view(dataset),
-        settings.whole,
-        augmented,
-        settings.drop,
-    )
+    triplets = triplets_of(encoder, dataset, pictures, settings, **more)
     step = TripletTraining(encoder, triplets, settings)
     asked = [settings.model_dump(mode="json"), dataset.fingerprint(), sorted((augmented or {}).items())]
     encoder.center(encoder.prepare_all(Places(triplets.batch(0, settings.batch_size)).items))
@@ -119,6 +109,19 @@ def train_triplets(
             STAGE, step.modules, step, loop_of(settings), run, asked, step.after, batch_ids=step.ids
         )
     return results | {"pairs": settings.num_steps * settings.batch_size, "refused": len(pictures.refused)}
+
+
+def triplets_of(
+    encoder: Trainable, dataset: Dataset, pictures: Pictures, settings: Any, **more: Any
+) -> Triplets:
+    """The triplets that a stage's settings ask for.
+
+    Args:
+        settings: with before, kinds, augment and seed.
+        more: what else `Triplets` takes.
+    """
+    asked = (settings.before, settings.kinds, settings.augment, settings.seed)
+    return Triplets(dataset, pictures, *asked, encoder.view(dataset), **more)
 
 
 class Places:

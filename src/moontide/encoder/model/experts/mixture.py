@@ -11,6 +11,7 @@ C all experts of a token, N dispatched tokens.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
@@ -124,13 +125,13 @@ class Mixture(Module):
 
     # --- what the kinds of mixture differ in ------------------------------------------------------------
 
+    @abstractmethod
     def layer_numbers(self) -> Iterable[int]:
         """Layers with experts, the last one always among them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def new_layer(self) -> ExpertLayer:
         """One of them."""
-        raise NotImplementedError
 
     def designated(
         self, layer: ExpertLayer, x_TD: torch.Tensor, kind_T: torch.Tensor
