@@ -21,6 +21,7 @@ import torch
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.ranking.batches import Batch
 from moontide.ranking.content import ContentTable
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickModel, ClickSettings
 from moontide.ranking.samples import Samples, build_samples
 from moontide.ranking.score import ClickScorer
@@ -157,7 +158,7 @@ def main() -> None:
     vectors = ContentTable.of(rng.normal(size=(4000, DIM)), rng.normal(size=(3000, DIM)))
     for name, settings, table in (
         ("ids", ClickSettings(), None),
-        ("ids and content", ClickSettings(use_content=True), vectors),
+        ("ids and content", ClickSettings(content=ContentSettings()), vectors),
     ):
         live, ready = step_rates(samples, settings, table)
         print(

@@ -12,6 +12,7 @@ from pathlib import Path
 import moontide
 from moontide.center.store import VectorStore
 from moontide.ranking.content import ContentTable
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.samples import build_samples
 from moontide.ranking.slices import compare_scores
 from moontide.ranking.train import train_click_model
@@ -29,7 +30,7 @@ def main() -> None:
     vectors = ContentTable.read(store, samples.entities, store.active())
     settings, training = mim.click_model(), mim.training()
     ids = train_click_model(samples, None, settings, training=training)
-    content = train_click_model(samples, vectors, settings.but(use_content=True), training=training)
+    content = train_click_model(samples, vectors, settings.but(content=ContentSettings()), training=training)
     for line in compare_scores(samples, ids.rows, ids.scores, content.scores, only=("all", "new", "rare")):
         gain = f"{line['auc_before']:.4f} -> {line['auc_after']:.4f}"
         print(f"{line['slice']:>5}: AUC {gain}, {line['difference']}")

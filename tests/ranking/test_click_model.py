@@ -13,14 +13,21 @@ from moontide.foundation.runs import Run
 from moontide.ranking.baselines import logistic_scores, popularity_scores
 from moontide.ranking.batches import Batch, Feed
 from moontide.ranking.content import ContentTable, VectorTable
+from moontide.ranking.cube import CubeSettings
+from moontide.ranking.facts import CLICK
+from moontide.ranking.heads import ContentSettings, Near, _creative_near, past_query_nears
+from moontide.ranking.make import MakeSettings
 from moontide.ranking.metrics import auc, auc_difference
 from moontide.ranking.models import ClickModel, ClickSettings
-from moontide.ranking.samples import History
+from moontide.ranking.samples import History, empty_history
+from moontide.ranking.search import SearchSettings
+from moontide.ranking.semantic import SemanticSettings
 from moontide.ranking.slices import compare_scores, slice_masks, slice_table
 from moontide.ranking.train import Trained, TrainSettings, feed_of, train_click_model
 
+DIM = 16  # of planted vectors
 QUICK = TrainSettings(batch_size=256)
-CONTENT = ClickSettings(use_content=True)
+CONTENT = ClickSettings(content=ContentSettings())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def with_content(planted, content):
 
 
 def new_model(samples, settings=CONTENT, seed=0):
-    model = ClickModel(samples.vocabulary.sizes, settings, 5)
+    model = ClickModel(samples.vocabulary.sizes, settings, 5, DIM if settings.reads_vectors else 0)
     model.initialize(seed)
     with torch.no_grad():  # the linear parts start at zero: give every part a say
         for weight in (model.position.weight, model.interest.recency.weight):
@@ -94,7 +101,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(planted, co
 def test_models_of_one_seed_start_alike_where_they_share_parts(planted):
     ids, content = (
         dict(new_model(planted.samples, settings).named_parameters())
-        for settings in (ClickSettings(), ClickSettings(use_content=True))
+        for settings in (ClickSettings(), CONTENT)
     )
     for name, weight in ids.items():
         if (
@@ -121,7 +128,14 @@ def test_one_batch_can_be_overfitted(planted, content):
 
 def test_every_weight_of_the_model_gets_a_gradient(planted, content):
     samples = planted.samples
-    settings = ClickSettings(use_content=True, use_attributes=True, use_query_history=True, use_creative=True)
+    settings = ClickSettings(
+        content=ContentSettings(
+            asked=True, creative=True, past_queries=True, score=True, vector=True, cube=CubeSettings(),
+            make=MakeSettings(is_frozen=False), semantic=SemanticSettings(levels=2, codes=8),
+        ),
+        search=SearchSettings(steps=80, top=5),
+        use_attributes=True,
+    )  # fmt: skip
     model = new_model(samples, settings)
     feed = feed_of(model, samples.vocabulary, samples.entities, content)
     batch = feed.of_samples(samples, samples.train_rows[-300:])
@@ -130,7 +144,7 @@ def test_every_weight_of_the_model_gets_a_gradient(planted, content):
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.abs().sum() > 0, name
-    assert len(model.tiers) == 3
+    assert len(model.heads.tiers) == 4
     assert "attribute:tone" in model.item_fields
 
 
@@ -165,19 +179,20 @@ def test_an_empty_history_and_missing_vectors_give_finite_scores_and_are_flagged
     partial = ContentTable.of(vectors, planted.query_vectors)
     feed = feed_of(model, samples.vocabulary, samples.entities, partial)
     asked = requests(samples, rows)
-    nothing = History(*(np.zeros((8, 3), t) for t in (np.int32, np.int64, np.uint8)))
-    nothing.product[:] = -1
+    nothing = empty_history(8, 3)
     batch = feed.make(**{**asked, "history": nothing})
     assert torch.isfinite(model(batch)).all()
-    has_product, has_query, has_both, share = batch.content.flags_BNF[:, 0].T
+    near = Near.of(batch)
+    has_product, has_query, has_both, share, is_empty = model.heads._flags(batch, near)[:, 0].T
     gone = np.isin(samples.product[rows], samples.product[rows[:4]])
     assert has_product.tolist() == (~gone).astype(float).tolist()
     assert has_both.tolist() == has_product.tolist()
     assert has_query.tolist() == [1.0] * 8
     assert share.tolist() == [0.0] * 8
-    assert (batch.content.query_cosine_BN[gone] == 0).all()
+    assert is_empty.tolist() == [1.0] * 8
+    assert (near.match_BN[gone] == 0).all()
     without_query = feed.make(**{**asked, "query": np.full(8, -1)})
-    assert (without_query.content.flags_BNF[..., 1] == 0).all()
+    assert (model.heads._flags(without_query, Near.of(without_query))[..., 1] == 0).all()
     assert torch.isfinite(model(without_query)).all()
 
 
@@ -211,29 +226,33 @@ def test_a_behavior_without_a_vector_counts_in_no_tier(planted, content):
     real = []
     for table in (content, ContentTable.of(missing, planted.query_vectors)):
         feed = Feed(samples.entities, samples.vocabulary, 50, vectors=table)
-        real.append(feed.make(**asked).content.history.is_real_BNS.sum().item())
+        real.append(Near.of(feed.make(**asked)).history.is_real_BNS.sum().item())
     assert real[0] - real[1] == (asked["history"].product[0] == gone).sum()
 
 
 def test_cosines_are_those_of_the_vectors(planted, content):
     samples, rows = planted.samples, planted.samples.test_rows[:16]
     feed = Feed(
-        samples.entities, samples.vocabulary, 50, vectors=content, use_query_history=True, use_creative=True
+        samples.entities, samples.vocabulary, 50, vectors=content, has_creatives=True, has_queries=True
     )
     batch: Batch = feed.of_samples(samples, rows)
+    near = Near.of(batch)
+    kinds = {"history": near.history, "asked": near.asked, "creative": _creative_near(batch, near)}
+    kinds["past_queries"], kinds["asked_queries"] = past_query_nears(batch)
     history = samples.history(rows, 50)
     unit = planted.product_vectors / np.linalg.norm(planted.product_vectors, axis=1, keepdims=True)
     for row in range(16):
         target = unit[samples.product[rows[row]]]
         query = planted.query_vectors[samples.query[rows[row]]]
-        assert batch.content.query_cosine_BN[row, 0].item() == pytest.approx(target @ query, abs=1e-5)
+        assert near.match_BN[row, 0].item() == pytest.approx(target @ query, abs=1e-5)
         for step in np.flatnonzero(history.product[row] >= 0):
-            past = unit[history.product[row, step]]
-            found = [
-                getattr(batch.content, name).similarity_BNS[row, 0, step].item()
-                for name in ("history", "query_history", "creative_history")
-            ]
-            assert found == pytest.approx([target @ past, query @ past, target @ past], abs=1e-5)
+            past, code = unit[history.product[row, step]], history.query[row, step]
+            found = {name: one.similarity_BNS[row, 0, step].item() for name, one in kinds.items()}
+            expected = {"history": target @ past, "asked": query @ past, "creative": target @ past}
+            is_click = history.kind[row, step] == CLICK
+            then = planted.query_vectors[code] if is_click and code >= 0 else np.zeros(DIM)
+            expected |= {"past_queries": target @ then, "asked_queries": query @ then}
+            assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_position_is_a_separate_logit_that_averages_to_zero(planted, with_content):
@@ -273,8 +292,8 @@ def test_hidden_ids_are_row_zero_for_targets_and_kept_for_behaviors(planted):
     targets = hidden.item_rows_UF[hidden.product_item_BN[:, 0]]
     assert (targets[:, 0] == 0).all()
     assert torch.equal(targets[:, 1:], plain.item_rows_UF[plain.product_item_BN[:, 0]][:, 1:])
-    past = hidden.item_rows_UF[hidden.behavior_item_BS]
-    assert torch.equal(past, plain.item_rows_UF[plain.behavior_item_BS])
+    past = hidden.item_rows_UF[hidden.short.item_BS]
+    assert torch.equal(past, plain.item_rows_UF[plain.short.item_BS])
 
 
 def test_a_model_saved_and_loaded_is_the_same(planted, content, with_content, tmp_path):
@@ -308,10 +327,10 @@ def test_losses_and_metrics_are_logged_to_a_run(planted, tmp_path):
 
 
 def test_settings_that_contradict_each_other_are_refused_or_warned_of(planted, content, caplog):
-    with pytest.raises(SettingsError, match="use_content needs vectors"):
+    with pytest.raises(SettingsError, match="content needs vectors"):
         train_click_model(planted.samples, None, CONTENT)
-    with pytest.raises(SettingsError, match="need use_content"):
-        ClickSettings(use_creative=True)
+    with pytest.raises(SettingsError, match="needs content"):
+        ClickSettings(search=SearchSettings())
     with caplog.at_level(logging.WARNING):
         trained = train_click_model(planted.samples, content, ClickSettings(history=1), training=QUICK)
     assert "vectors are not read" in caplog.text

@@ -1,7 +1,6 @@
 """Frozen vectors beside the click model: looked up by code, compared by cosine, never trained.
 
-A table's row is an entity's code in the dataset; the last row, which code -1 finds, is "no vector". Only
-cosines leave this file, so a click model knows neither the width of the vectors nor where they came from.
+A table's row is an entity's code in the dataset; the last row, which code -1 finds, is "no vector".
 Vectors of one version only may stand in one table: cosines between versions mean nothing.
 """
 
@@ -57,6 +56,11 @@ class VectorTable:
         scaled = np.where(present[:, None], vectors / np.maximum(norm, 1e-12)[:, None], 0)
         padded = np.vstack([scaled, np.zeros((1, vectors.shape[1]), np.float32)])
         return cls(padded.astype(np.float32), np.append(present, False))
+
+    @property
+    def dim(self) -> int:
+        """Numbers of one vector."""
+        return self.vectors.shape[1]
 
     @property
     def coverage(self) -> float:

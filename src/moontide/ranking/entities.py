@@ -23,6 +23,7 @@ from moontide.foundation.storage import read_json, storage_errors, write_json
 
 ATTRIBUTE = "attribute:"  # prefix of a field made of one attribute
 PRODUCT_FIELDS = ("product", "leaf", "top", "brand", "merchant", "price_band")
+SHOPPER_FACT = "shopper:"  # prefix of a further field of shoppers
 SHOPPER_FIELDS = ("shopper", "segment", "device", "region")
 LONG_AGO = np.iinfo(np.int64).min // 4  # created_at of a product that has none, ms
 

@@ -1,17 +1,29 @@
 """Layers of the click model: tiers of similarity, attention over behaviors, a tower split by request.
 
-Letters: B requests, N candidates of a request, S behavior steps, T tiers, D width. Training has N = 1. A mask
-`is_real_BS` is True for a behavior, False for padding; padding has weight exactly 0 everywhere.
+Letters: B requests, N candidates of a request, S behavior steps (of all, or of those a search found), T
+tiers, D width. Training has N = 1. A mask `is_real_BS` is True for a behavior, False for padding; padding has
+weight exactly 0 everywhere.
 """
+
+# ruff: noqa: N815 - fields are named by their dimensions, as tensors are everywhere
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@dataclass
+class Comparison:
+    """Cosines of targets (candidates, the query, creatives) with behaviors, and which of them count."""
+
+    similarity_BNS: Tensor
+    is_real_BNS: Tensor
 
 
 def tier_of(similarity: Tensor, num_tiers: int) -> Tensor:
@@ -60,32 +72,58 @@ class SimTier(nn.Module):
 class TargetAttention(nn.Module):
     """What the shopper's behaviors say about each candidate: a weighted mean of behavior keys.
 
-    Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b;  w = masked softmax over b;  out = sum_b w_b k(e_b)
-    with q and k linear and swish. No real behavior gives the zero vector.
+    Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b [+ g s_b];  w = masked softmax over b;  out = sum_b w_b k(e_b)
+    with q and k linear and swish. No real behavior gives the zero vector. With `has_scores` the similarity s_b
+    is side information of each behavior: it moves the weight, and its weighted mean is a further output
+    (SimScore).
 
     Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence (analog MUSE: the
-    value is the key projection); scaling, mask and the recency bias are ours.
+    value is the key projection); SimScore: 2407.19467 (analog SimTier); scaling, mask and the recency bias are
+    ours.
 
     Args:
         width: of the item representations. heads_width: D, of query and key.
         num_recencies: rows of the bias table, from which `forward` takes one for each behavior.
+        has_scores: similarities are given, and two numbers more come out.
     """
 
-    def __init__(self, width: int, heads_width: int, num_recencies: int = 1):
+    def __init__(self, width: int, heads_width: int, num_recencies: int = 1, has_scores: bool = False):
         super().__init__()
         self.query = nn.Linear(width, heads_width)
         self.key = nn.Linear(width, heads_width)
         self.recency = nn.Embedding(num_recencies, 1)
+        self.score = nn.Parameter(torch.zeros(2)) if has_scores else None
         self.heads_width = heads_width
 
+    @property
+    def out_width(self) -> int:
+        """Numbers that come out for each candidate."""
+        return self.heads_width + (0 if self.score is None else 2)
+
     def forward(
-        self, query_BND: Tensor, key_BSD: Tensor, recency_BS: Tensor, is_real_BS: Tensor
+        self,
+        query_BND: Tensor,
+        key_BSD: Tensor,
+        recency_BS: Tensor,
+        is_real_BS: Tensor,
+        side: Comparison | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Interest (B, N, D) and weights (B, N, S) from projected queries and keys (`queries`, `keys`)."""
+        """Interest (B, N, D) and weights (B, N, S) from projected queries and keys (`queries`, `keys`).
+
+        With scores the interest ends in the weighted mean similarity and the weight of behaviors that have one.
+        """
         score_BNS = query_BND @ key_BSD.transpose(1, 2) / math.sqrt(self.heads_width)
         score_BNS = score_BNS + self.recency(recency_BS).squeeze(-1)[:, None]
-        weight_BNS = masked_softmax(score_BNS, is_real_BS[:, None])
-        return weight_BNS @ key_BSD, weight_BNS
+        if self.score is None or side is None:
+            weight_BNS = masked_softmax(score_BNS, is_real_BS[:, None])
+            return weight_BNS @ key_BSD, weight_BNS
+        has_BNS = side.is_real_BNS.to(score_BNS.dtype)
+        known_BNS = side.similarity_BNS * has_BNS
+        weight_BNS = masked_softmax(
+            score_BNS + self.score[0] * known_BNS + self.score[1] * has_BNS, is_real_BS[:, None]
+        )
+        means = [(weight_BNS * part).sum(-1, keepdim=True) for part in (known_BNS, has_BNS)]
+        return torch.cat([weight_BNS @ key_BSD, *means], -1), weight_BNS
 
     def queries(self, item_D: Tensor) -> Tensor:
         """Project items as targets."""
@@ -94,6 +132,52 @@ class TargetAttention(nn.Module):
     def keys(self, item_D: Tensor) -> Tensor:
         """Project items as behaviors."""
         return F.silu(self.key(item_D))
+
+
+class SimilarityAttention(nn.Module):
+    """Attention over found behaviors in which learned id scores and frozen similarities work together: SA-TA.
+
+    Formula: a_id = q(e_t) k(e_b) / sqrt(D);  a = g1 a_id + g2 R / tau + g3 (a_id * R / tau);
+    u = masked softmax(a)^T v(e_b), with q, k, v linear and swish, g and tau learned scalars.
+
+    g2 = g3 = 0 is plain target attention; g1 = g3 = 0 weighs by content alone (CUBE's fusion-interest).
+
+    Paper: MUSE 2512.07216 (analog MUSE: tau from the code, 0.1; g from 1; 1 / sqrt(D) from the equation).
+
+    Args:
+        width: of the item representations. heads_width: D, of query, key and value.
+        uses_similarity: False leaves g2 and g3 out: target attention over what a search found.
+    """
+
+    def __init__(self, width: int, heads_width: int, uses_similarity: bool = True):
+        super().__init__()
+        self.query = nn.Linear(width, heads_width)
+        self.key = nn.Linear(width, heads_width)
+        self.value = nn.Linear(width, heads_width)
+        self.gates = nn.Parameter(torch.ones(3)) if uses_similarity else None
+        self.log_tau = nn.Parameter(torch.tensor(math.log(0.1))) if uses_similarity else None
+        self.heads_width = heads_width
+
+    def forward(
+        self, query_BND: Tensor, key_BNSD: Tensor, value_BNSD: Tensor, found: Comparison
+    ) -> tuple[Tensor, Tensor]:
+        """Interest (B, N, D) and weights (B, N, S) from projected queries, keys and values.
+
+        Args:
+            found: similarity R of each found behavior, and which slots hold one.
+        """
+        id_BNS = (query_BND[:, :, None] * key_BNSD).sum(-1) / math.sqrt(self.heads_width)
+        score_BNS = id_BNS
+        if self.gates is not None and self.log_tau is not None:
+            scaled_BNS = found.similarity_BNS / self.log_tau.exp()
+            score_BNS = self.gates[0] * id_BNS + self.gates[1] * scaled_BNS
+            score_BNS = score_BNS + self.gates[2] * (id_BNS * scaled_BNS)
+        weight_BNS = masked_softmax(score_BNS, found.is_real_BNS)
+        return (weight_BNS[..., None] * value_BNSD).sum(2), weight_BNS
+
+    def project(self, item_UD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Items as targets, as keys and as values, each linear and swish."""
+        return F.silu(self.query(item_UD)), F.silu(self.key(item_UD)), F.silu(self.value(item_UD))
 
 
 def masked_softmax(score: Tensor, is_real: Tensor) -> Tensor:

@@ -3,15 +3,21 @@
     shopper, query, hour ──► embeddings ─────────────────────────────────────────┐
     candidate ──► product, category, brand, merchant, price embeddings ──┬───────┤
                                              sums of both ──► cross ─────│───────┤
-    behaviors ──► the same embeddings ──► target attention ──────────────┘───────┼──► tower ──► click logit
-    behaviors equal to the candidate, field by field ──► log counts ─────────────┤  + linear
+    latest behaviors ──► the same embeddings ──► target attention ───────┤───────┼──► tower ──► click logit
+    all behaviors ──► search ──► the best K ──► exact unit ──────────────┘───────┤  + linear
+    behaviors equal to the candidate, field by field ──► log counts ─────────────┤
     counters, age, price ──► scaled numbers ─────────────────────────────────────┤
-    vectors ──► cosines ──► SimTier, query cosine, presence flags (content) ─────┘
+    vectors ──► SimTier, cosines, CUBE, MAKE, presence flags (`heads.py`) ───────┘
+
+Every published model is one composition of these parts, chosen by `ClickSettings`: DIN has no content, SIM
+adds a search, MUSE searches by content, CUBE weighs by it, MAKE brings a model of its own.
 
 The slot an impression was shown in is a separate, additive logit (a bias tower): it explains away in
 training what the slot did, and when scoring it is replaced by its mean over the training log. So a score
 means "p(click) at an average position", candidates of one request are compared at equal position, and no
 feature knows the position.
+
+Letters: B requests, N candidates, S behavior steps, U distinct items, F fields, K width of an id, D width.
 """
 
 from __future__ import annotations
@@ -26,30 +32,32 @@ from torch import Tensor, nn
 
 from moontide.foundation.seeds import seed_of
 from moontide.foundation.settings import Settings
-from moontide.ranking.batches import NUM_HOURS, NUM_RECENCIES, REQUEST_FIELDS, Batch, Content
+from moontide.ranking.batches import NUM_HOURS, NUM_RECENCIES, Batch, Behaviors, request_fields
 from moontide.ranking.counters import FEATURES
 from moontide.ranking.entities import ATTRIBUTE, PRODUCT_FIELDS
-from moontide.ranking.layers import SimTier, TargetAttention, Tower
+from moontide.ranking.heads import ContentHeads, ContentSettings, Near
+from moontide.ranking.layers import Comparison, SimilarityAttention, SimTier, TargetAttention, Tower
+from moontide.ranking.search import SearchSettings, find, found_of, similarities
+from moontide.ranking.semantic import codes_of
 
 BEHAVIOR_FIELDS = ("product", "leaf", "brand", "price_band")  # of a behavior's product; and attributes
-CONTENT_FLAGS = 4
+LEAF = PRODUCT_FIELDS.index("leaf")
+SEMANTIC = "semantic:"  # prefix of a field made of one level of semantic ids
 POSITION_PRIOR = 100.0  # impressions at the mean CTR that a slot's first bias starts from
 
 
 class ClickSettings(Settings):
     """What a click model sees and how wide it is."""
 
-    use_content: bool = pydantic.Field(
-        False, description="content branch: SimTier and query cosine of vectors"
+    content: ContentSettings | None = pydantic.Field(
+        None, description="what it takes from frozen vectors; None: ids alone"
     )
+    search: SearchSettings | None = pydantic.Field(
+        None, description="a long history beside the latest behaviors; None: none"
+    )
+    use_interest: bool = pydantic.Field(True, description="target attention over the latest behaviors")
     use_attributes: bool = pydantic.Field(False, description="attribute values as id fields of products")
     use_counters: bool = pydantic.Field(True, description="counts known before the impression")
-    use_query_history: bool = pydantic.Field(False, description="second SimTier: the query against behaviors")
-    use_creative: bool = pydantic.Field(
-        False, description="third SimTier: the creative shown against behaviors"
-    )
-    tiers: int = pydantic.Field(20, ge=2, le=200, description="similarity tiers over [-1, 1]")
-    plain_counts: bool = pydantic.Field(False, description="tier counts as they are, without log and scale")
     history: int = pydantic.Field(50, ge=1, le=1000, description="latest behaviors read, steps")
     width: int = pydantic.Field(16, ge=1, description="numbers of one id embedding")
     attention: int = pydantic.Field(32, ge=1, description="width of queries and keys")
@@ -59,57 +67,89 @@ class ClickSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> ClickSettings:
-        if (self.use_query_history or self.use_creative) and not self.use_content:
-            raise ValueError("use_query_history and use_creative need use_content")
+        if self.search is not None and self.search.needs_vectors and self.content is None:
+            raise ValueError(
+                "a search by content, or with similarities in its exact unit, needs content: set it, or search "
+                "by category or id with unit='attention' and tiers=0"
+            )
         return self
+
+    @property
+    def all_steps(self) -> int:
+        """Behaviors of a request that are read at all."""
+        return max(self.history, self.search.steps if self.search is not None else 0)
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether the model needs frozen vectors."""
+        return self.content is not None
 
 
 class ClickModel(nn.Module):
-    """p(click) of candidates from ids, behaviors, counters and, with `use_content`, frozen vectors.
+    """p(click) of candidates from ids, behaviors, counters and, with `content`, frozen vectors.
 
-    Paper: MIM (2502.00321) as its documented relatives: DIN (analog MUSE) and SimTier (analog SimTier). The
-    crossing of field sums, the linear part and the additive position are ours.
+    Paper: MIM (2502.00321) as its documented relatives: DIN (analog MUSE), SimTier and MAKE (2407.19467), MUSE
+    (2512.07216), and CUBE of MOON Embedding (2511.11305). The crossing of field sums, the linear part and the
+    additive position are ours.
 
     Args:
         sizes: field -> rows of its embedding table (`Vocabulary.sizes`).
         settings: what it sees.
         num_positions: slots of the log; later ones share the last bias.
+        dim: of the frozen vectors, 0 without content.
     """
 
     dense_mean: Tensor
     dense_scale: Tensor
-    cosine_mean: Tensor
-    cosine_scale: Tensor
     base_logit: Tensor
     position_share: Tensor
+    semantic_centers: Tensor
 
-    def __init__(self, sizes: dict[str, int], settings: ClickSettings, num_positions: int = 1):
+    def __init__(self, sizes: dict[str, int], settings: ClickSettings, num_positions: int = 1, dim: int = 0):
         super().__init__()
-        self.sizes, self.settings, self.num_positions = dict(sizes), settings, num_positions
+        self.sizes, self.settings, self.num_positions, self.dim = dict(sizes), settings, num_positions, dim
+        content, search, width = settings.content, settings.search, settings.width
         self.attributes = tuple(
             name for name in sizes if name.startswith(ATTRIBUTE) and settings.use_attributes
         )
-        self.item_fields = PRODUCT_FIELDS + self.attributes
-        behavior = BEHAVIOR_FIELDS + self.attributes
-        self.behavior_places = [self.item_fields.index(name) for name in behavior]
-        width = settings.width
+        self.request_fields = request_fields(sizes)
         rows = {**sizes, "hour": NUM_HOURS}
+        semantic: tuple[str, ...] = ()
+        if content is not None and content.semantic is not None:
+            levels, codes = content.semantic.levels, content.semantic.codes
+            semantic = tuple(f"{SEMANTIC}{level}" for level in range(levels))
+            rows |= dict.fromkeys(semantic, codes + 1)
+            self.register_buffer("semantic_centers", torch.zeros(levels, codes, dim))
+        self.item_fields = PRODUCT_FIELDS + self.attributes + semantic
+        behavior = BEHAVIOR_FIELDS + self.attributes + semantic
+        self.behavior_places = [self.item_fields.index(name) for name in behavior]
         self.tables = nn.ModuleDict(
-            {_key(name): nn.Embedding(rows[name], width) for name in REQUEST_FIELDS + self.item_fields}
+            {_key(name): nn.Embedding(rows[name], width) for name in self.request_fields + self.item_fields}
         )
-        self.interest = TargetAttention(len(behavior) * width, settings.attention, NUM_RECENCIES)
-        kinds = 1 + settings.use_query_history + settings.use_creative if settings.use_content else 0
-        self.tiers = nn.ModuleList(SimTier(settings.tiers, settings.plain_counts) for _ in range(kinds))
-        num_dense = len(behavior) + (len(FEATURES) if settings.use_counters else 0)
-        num_content = kinds * settings.tiers + 1 + CONTENT_FLAGS if settings.use_content else 0
-        wide = num_dense + num_content
-        candidate = len(self.item_fields) * width + width + 2 * settings.attention + wide
-        self.tower = Tower(len(REQUEST_FIELDS) * width + 2, candidate, settings.hidden)
-        self.wide = nn.Linear(wide, 1)
+        self.look = nn.Linear(dim, width, bias=False) if content is not None and content.vector else None
+        item = (len(behavior) + (self.look is not None)) * width
+        parts = (len(self.item_fields) + (self.look is not None)) * width + width
+        self.interest = None
+        if settings.use_interest:
+            has_scores = content is not None and content.score
+            self.interest = TargetAttention(item, settings.attention, NUM_RECENCIES, has_scores)
+            parts += self.interest.out_width + settings.attention
+        self.exact, self.found_tiers = None, None
+        if search is not None:
+            self.exact = SimilarityAttention(item, settings.attention, search.unit == "similarity")
+            parts += 2 * settings.attention
+            self.found_tiers = SimTier(search.tiers) if search.tiers else None
+        num_wide = len(behavior) + (len(FEATURES) if settings.use_counters else 0)
+        num_wide += search.tiers if search is not None else 0
+        self.heads = None
+        if content is not None:
+            self.heads = ContentHeads(dim, item, width, settings.history, content)
+            parts, num_wide = parts + self.heads.deep_width, num_wide + self.heads.wide_width
+        self.tower = Tower(len(self.request_fields) * width + 2, parts + num_wide, settings.hidden)
+        self.wide = nn.Linear(num_wide, 1)
         self.position = nn.Embedding(num_positions, 1)
-        for name, size in (("dense", len(FEATURES)), ("cosine", 1)):
-            self.register_buffer(f"{name}_mean", torch.zeros(size))
-            self.register_buffer(f"{name}_scale", torch.ones(size))
+        self.register_buffer("dense_mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("dense_scale", torch.ones(len(FEATURES)))
         self.register_buffer("base_logit", torch.zeros(1))
         self.register_buffer("position_share", torch.full((num_positions,), 1 / num_positions))
 
@@ -120,19 +160,20 @@ class ClickModel(nn.Module):
             with torch.no_grad():
                 if name.startswith("tables."):
                     weight.normal_(0, 0.05, generator=rng)
-                elif name.startswith("tiers."):
+                elif ".tiers." in name or name.startswith("found_tiers.") or name.endswith(".gates"):
                     weight.fill_(1.0)
-                elif weight.ndim < 2 or name.startswith(("wide.", "position.", "interest.recency")):
+                elif name.endswith("log_tau"):
+                    weight.fill_(math.log(0.1))
+                elif weight.ndim < 2 or name.startswith(("wide.", "position.")) or ".recency." in name:
                     weight.zero_()
                 else:
                     weight.uniform_(-1, 1, generator=rng).mul_(math.sqrt(3 / weight.shape[1]))
 
     def fit_scales(self, batch: Batch, shows_P: np.ndarray, clicks_P: np.ndarray) -> None:
         """Set what is measured, not learned: scales of the numbers, the base rate, the slots' shares."""
-        _fit(self.dense_mean, self.dense_scale, batch.dense_BNF.reshape(-1, len(FEATURES)))
-        if batch.content is not None:
-            there = batch.content.flags_BNF[..., 2] > 0
-            _fit(self.cosine_mean, self.cosine_scale, batch.content.query_cosine_BN[there][:, None])
+        fit_scale(self.dense_mean, self.dense_scale, batch.dense_BNF.reshape(-1, len(FEATURES)))
+        if self.heads is not None:
+            self.heads.fit_scales(batch)
         ctr = min(max(clicks_P.sum() / shows_P.sum(), 1e-6), 1 - 1e-6)
         self.base_logit.fill_(math.log(ctr / (1 - ctr)))
         self.position_share.copy_(torch.from_numpy(shows_P / shows_P.sum()))
@@ -142,24 +183,38 @@ class ClickModel(nn.Module):
         with torch.no_grad():
             self.position.weight.copy_(torch.from_numpy(bias_P[:, None]))
 
+    def quick_parameters(self) -> set[str]:
+        """Names of the weights that see few or single inputs at a time and learn at the tables' rate."""
+        quick = ("tables.", "wide.", "position.", "heads.tiers.", "found_tiers.", "interest.recency")
+        quick += ("interest.score", "exact.gates", "exact.log_tau")
+        return {name for name, _ in self.named_parameters() if name.startswith(quick)}
+
     def forward(self, batch: Batch) -> Tensor:
         """Click logits (B, N) without the position's part."""
-        request_BFK = self._embed(REQUEST_FIELDS, batch.request_rows_BF)
-        item_UFK = self._embed(self.item_fields, batch.item_rows_UF)
-        interest_BNA, match_BNA = self._interest(item_UFK, batch)
-        shape_BN = batch.product_item_BN.shape
+        request_BFK = self._embed(self.request_fields, batch.request_rows_BF)
+        item_UFK = self._items(batch)
         product_BNFK = _pick(item_UFK.flatten(1), batch.product_item_BN).unflatten(-1, item_UFK.shape[1:])
         cross_BNK = request_BFK.sum(1)[:, None] * product_BNFK.sum(2)
-        length_B1 = batch.is_real_BS.sum(1, keepdim=True).float()
+        length_B1 = batch.short.is_real_BS.sum(1, keepdim=True).float()
         request_BD = torch.cat([request_BFK.flatten(1), torch.log1p(length_B1), (length_B1 == 0).float()], -1)
-        wide = [self._matches(batch)]
+        past_UD = self._as_behaviors(item_UFK)
+        near = Near.of(batch)
+        deep, wide = [product_BNFK.flatten(2), cross_BNK], [self._matches(batch)]
+        if self.interest is not None:
+            deep += self._interest(past_UD, batch, near)
+        if self.exact is not None:
+            found, tiers = self._search(item_UFK, past_UD, batch)
+            deep, wide = deep + found, wide + tiers
         if self.settings.use_counters:
             wide.append((batch.dense_BNF - self.dense_mean) / self.dense_scale)
-        if self.settings.use_content:
-            assert batch.content is not None
-            wide.append(self._content(batch.content, shape_BN))
-        parts = [product_BNFK.flatten(2), cross_BNK, interest_BNA, match_BNA, *wide]
-        logit_BN = self.base_logit + self.tower(request_BD, torch.cat(parts, -1))
+        if self.heads is not None:
+            assert near is not None
+            query_VK = None
+            if batch.queries is not None:
+                query_VK = self.tables[_key("query")](batch.queries.row_V)
+            more_deep, more_wide = self.heads(batch, near, past_UD, query_VK)
+            deep, wide = deep + more_deep, wide + more_wide
+        logit_BN = self.base_logit + self.tower(request_BD, torch.cat([*deep, *wide], -1))
         return logit_BN + self.wide(torch.cat(wide, -1)).squeeze(-1)
 
     def position_logit(self, position_BN: Tensor | None) -> Tensor:
@@ -168,48 +223,113 @@ class ClickModel(nn.Module):
         bias_P = bias_P - (self.position_share * bias_P).sum()
         if position_BN is None:
             return bias_P.new_zeros(())
-        known = position_BN >= 0
-        return bias_P[position_BN.clamp(0, self.num_positions - 1)] * known
+        return torch.where(position_BN >= 0, bias_P[position_BN.clamp(0, self.num_positions - 1)], 0.0)
+
+    def semantic_codes(self, vectors: np.ndarray, present: np.ndarray) -> np.ndarray | None:
+        """(rows, levels) semantic ids of vectors by the model's own centers; None for a model without them."""
+        if not any(name.startswith(SEMANTIC) for name in self.item_fields):
+            return None
+        return codes_of(vectors, present, self.semantic_centers.numpy())
 
     def _embed(self, fields: tuple[str, ...], rows: Tensor) -> Tensor:
+        """Embeddings (rows, fields, width) of table rows (rows, fields)."""
         columns = [self.tables[_key(name)](rows[:, place]) for place, name in enumerate(fields)]
         return torch.stack(columns, dim=1)
 
-    def _interest(self, item_UFK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        item_UD = item_UFK[:, self.behavior_places].flatten(1)
-        query_BNA = _pick(self.interest.queries(item_UD), batch.product_item_BN)
-        key_BSA = _pick(self.interest.keys(item_UD), batch.behavior_item_BS)
-        interest_BNA, _ = self.interest(query_BNA, key_BSA, batch.recency_BS, batch.is_real_BS)
-        return interest_BNA, interest_BNA * query_BNA
+    def _items(self, batch: Batch) -> Tensor:
+        """(U, fields, width) of the distinct items; a projected vector is one field more."""
+        item_UFK = self._embed(self.item_fields, batch.item_rows_UF)
+        if self.look is None:
+            return item_UFK
+        assert batch.content is not None
+        return torch.cat([item_UFK, self.look(batch.content.item_UD)[:, None]], 1)
+
+    def _as_behaviors(self, item_UFK: Tensor) -> Tensor:
+        """(U, D) the fields that stand for a behavior, joined."""
+        places = [*self.behavior_places, *range(len(self.item_fields), item_UFK.shape[1])]
+        return item_UFK[:, places].flatten(1)
+
+    def _interest(self, past_UD: Tensor, batch: Batch, near: Near | None) -> list[Tensor]:
+        """What the latest behaviors say, and its product with the candidate."""
+        interest, short = self.interest, batch.short
+        assert interest is not None
+        query_BNA = _pick(interest.queries(past_UD), batch.product_item_BN)
+        key_BSA = _pick(interest.keys(past_UD), short.item_BS)
+        side = near.history if near is not None else None
+        found_BNA, _ = interest(query_BNA, key_BSA, short.recency_BS, short.is_real_BS, side)
+        return [found_BNA, found_BNA[..., : self.settings.attention] * query_BNA]
+
+    def _search(self, item_UFK: Tensor, past_UD: Tensor, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """What the found part of the long history says, and its tiers of similarity."""
+        search, long = self.settings.search, batch.long
+        assert search is not None and long is not None and self.exact is not None
+        with torch.no_grad():
+            near = long_near(batch) if search.needs_vectors else None
+            score_BNS, is_real_BNS = self._search_scores(item_UFK, batch, long, near)
+            step_BNK, is_found_BNK = find(score_BNS, is_real_BNS, search.top)
+            if near is None or search.unit == "attention" and not search.tiers:
+                found = Comparison(torch.zeros_like(step_BNK, dtype=past_UD.dtype), is_found_BNK)
+            else:
+                found = found_of(near.similarity_BNS, near.is_real_BNS, step_BNK, is_found_BNK)
+        item_BNK = long.item_BS[:, None].expand(-1, step_BNK.shape[1], -1).gather(2, step_BNK)
+        query_UA, key_UA, value_UA = self.exact.project(past_UD)
+        query_BNA = _pick(query_UA, batch.product_item_BN)
+        weighed = Comparison(found.similarity_BNS, is_found_BNK)
+        interest_BNA, _ = self.exact(query_BNA, _pick(key_UA, item_BNK), _pick(value_UA, item_BNK), weighed)
+        tiers = []
+        if self.found_tiers is not None:
+            tiers = [self.found_tiers(found.similarity_BNS, found.is_real_BNS)]
+        return [interest_BNA, interest_BNA * query_BNA], tiers
+
+    def _search_scores(
+        self, item_UFK: Tensor, batch: Batch, long: Behaviors, near: Comparison | None
+    ) -> tuple[Tensor, Tensor]:
+        """A number for each step of the long history, and which steps may be found."""
+        search = self.settings.search
+        assert search is not None
+        is_real_BNS = long.is_real_BS[:, None].expand(-1, batch.product_item_BN.shape[1], -1)
+        if search.by == "content":
+            assert near is not None
+            return near.similarity_BNS, near.is_real_BNS
+        if search.by == "id":
+            id_UD = item_UFK[:, self.behavior_places].flatten(1)
+            return similarities(id_UD, batch.product_item_BN, long.item_BS), is_real_BNS
+        leaf_U = batch.item_rows_UF[:, LEAF]
+        leaf_BN1, past_BS = leaf_U[batch.product_item_BN][..., None], leaf_U[long.item_BS]
+        same_BNS = (leaf_BN1 == past_BS[:, None]) & (leaf_BN1 > 0)
+        newest_S = -torch.arange(long.item_BS.shape[1], dtype=item_UFK.dtype, device=item_UFK.device)
+        return newest_S.expand_as(same_BNS), is_real_BNS & same_BNS
 
     def _matches(self, batch: Batch) -> Tensor:
         """log(1 + behaviors that equal the candidate) in each behavior field: SimTier's counterpart for ids.
 
         Without it, vectors would be credited for telling that a product is the one clicked before.
         """
-        counts = [_same(batch.product_item_BN, batch.behavior_item_BS, batch.is_real_BS)]
+        target_BN, short = batch.product_item_BN, batch.short
+        counts = [_same(target_BN, short.item_BS, short.is_real_BS)]
         for place in self.behavior_places[1:]:
             row_U = batch.item_rows_UF[:, place]
-            past_BS = row_U[batch.behavior_item_BS]
-            counts.append(_same(row_U[batch.product_item_BN], past_BS, batch.is_real_BS & (past_BS > 0)))
+            past_BS = row_U[short.item_BS]
+            counts.append(_same(row_U[target_BN], past_BS, short.is_real_BS & (past_BS > 0)))
         return torch.log1p(torch.stack(counts, -1))
 
-    def _content(self, content: Content, shape_BN: torch.Size) -> Tensor:
-        comparisons = [content.history]
-        if self.settings.use_query_history:
-            assert content.query_history is not None
-            comparisons.append(content.query_history)
-        if self.settings.use_creative:
-            assert content.creative_history is not None
-            comparisons.append(content.creative_history)
-        parts = [
-            tiers(comparison.similarity_BNS, comparison.is_real_BNS).expand(*shape_BN, -1)
-            for tiers, comparison in zip(self.tiers, comparisons, strict=True)
-        ]
-        cosine_BN = (
-            (content.query_cosine_BN - self.cosine_mean) / self.cosine_scale * content.flags_BNF[..., 2]
-        )
-        return torch.cat([*parts, cosine_BN[..., None], content.flags_BNF], -1)
+
+def long_near(batch: Batch) -> Comparison:
+    """Cosines of candidates with the long history, and where both have a vector."""
+    content, long = batch.content, batch.long
+    assert content is not None and long is not None
+    similarity_BNS = similarities(content.item_UD, batch.product_item_BN, long.item_BS)
+    has_past_BS = content.has_item_U[long.item_BS] & long.is_real_BS
+    has_target_BN = content.has_item_U[batch.product_item_BN]
+    return Comparison(similarity_BNS, has_target_BN[..., None] & has_past_BS[:, None])
+
+
+def fit_scale(mean: Tensor, scale: Tensor, rows: Tensor) -> None:
+    """Set the mean and spread of columns; a constant column keeps its zeros zero."""
+    if len(rows) > 1:
+        mean.copy_(rows.double().mean(0))
+        scale.copy_(rows.double().std(0))
+        scale[scale < 1e-6] = 1.0
 
 
 def _key(field: str) -> str:
@@ -225,10 +345,3 @@ def _same(target_BN: Tensor, past_BS: Tensor, counts_BS: Tensor) -> Tensor:
 
 def _pick(table_UD: Tensor, index: Tensor) -> Tensor:
     return nn.functional.embedding(index, table_UD)
-
-
-def _fit(mean: Tensor, scale: Tensor, rows: Tensor) -> None:
-    if len(rows) > 1:
-        mean.copy_(rows.double().mean(0))
-        scale.copy_(rows.double().std(0))
-        scale[scale < 1e-6] = 1.0  # a constant column: leave its zeros zero

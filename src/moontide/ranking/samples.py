@@ -63,11 +63,13 @@ class History:
         product: (rows, steps) int32 product codes.
         at: (rows, steps) int64 ms.
         kind: (rows, steps) uint8, CLICK or ORDER of `facts.py`.
+        query: (rows, steps) int32 query codes, -1 where none is known.
     """
 
     product: np.ndarray
     at: np.ndarray
     kind: np.ndarray
+    query: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Samples:
             return empty_history(len(rows), steps)
         place = np.where(is_real, place, 0)
         product = np.where(is_real, self.behavior_product[place], -1)
-        return History(product, self.behavior_at[place], self.behavior_kind[place])
+        query = np.where(is_real, self.behavior_query[place], -1)
+        return History(product, self.behavior_at[place], self.behavior_kind[place], query)
 
     def join(self, table: pa.Table, column: str, key: str = "event_id") -> np.ndarray:
         """A column of another table with `event_id`s, such as truth/impressions, in the order of the samples.
@@ -227,7 +230,8 @@ def build_samples(
 def empty_history(rows: int, steps: int) -> History:
     """A history of padding alone."""
     shape = (rows, steps)
-    return History(np.full(shape, -1, np.int32), np.zeros(shape, np.int64), np.zeros(shape, np.uint8))
+    none = np.full(shape, -1, np.int32)
+    return History(none, np.zeros(shape, np.int64), np.zeros(shape, np.uint8), none)
 
 
 def _assemble(

@@ -42,7 +42,7 @@ class ClickScorer:
     def __init__(
         self, trained: Trained, entities: Entities, vectors: ContentTable | None, state: OnlineState
     ):
-        if trained.model.settings.use_content and vectors is None:
+        if trained.model.settings.reads_vectors and vectors is None:
             raise DataError("this click model reads vectors: give a ContentTable or a representation center")
         self.trained, self.entities, self.state = trained, entities, state
         self._feed = trained.feed(entities, vectors)
@@ -80,15 +80,15 @@ class ClickScorer:
             samples = build_samples(dataset)
         if vectors is not None and not isinstance(vectors, ContentTable):
             wanted = version or trained.version or None
-            needed = trained.model.settings.use_content
+            needed = trained.model.settings.reads_vectors
             vectors = ContentTable.read(vectors, samples.entities, wanted) if needed else None
-        state = OnlineState.of_samples(samples, trained.model.settings.history, until_ms)
+        state = OnlineState.of_samples(samples, trained.model.settings.all_steps, until_ms)
         return cls(trained, samples.entities, vectors, state)
 
     @property
     def version(self) -> str:
         """Kind of model and version of its vectors, for logs."""
-        kind = "content" if self.trained.model.settings.use_content else "id"
+        kind = "content" if self.trained.model.settings.reads_vectors else "id"
         return f"{kind} {self.trained.version}".strip()
 
     def product_codes(self, ids: Sequence[str | None]) -> np.ndarray:
@@ -125,14 +125,14 @@ class ClickScorer:
             product: (B, N) codes, -1 for no candidate.
             at: (B,) or one moment, ms.
             query_vectors: (B, D) for queries that are not in the vector table.
-            creative: (B, N) codes, for a model with `use_creative`.
+            creative: (B, N) codes, for a model with `content.creative`.
 
         Returns:
             (B, N) float64; 0 where there is no candidate.
         """
         shopper, query, product = (np.asarray(column, np.int64) for column in (shopper, query, product))
         at = np.broadcast_to(np.asarray(at, np.int64), shopper.shape)
-        step = max(1, CELLS // max(product.shape[1] * self._feed.steps, 1))
+        step = max(1, CELLS // max(product.shape[1] * self._feed.all_steps, 1))
         parts = [np.zeros((0, product.shape[1]))]
         for start in range(0, len(shopper), step):
             piece = slice(start, start + step)
@@ -182,7 +182,7 @@ class ClickScorer:
         creative: np.ndarray | None,
     ) -> np.ndarray:
         counters = self.state.counters(shopper, query, product)
-        history = self.state.history(shopper, self._feed.steps)
+        history = self.state.history(shopper, self._feed.all_steps)
         known = np.where(shopper < self._num_trained_shoppers, shopper, -1)
         batch = self._feed.make(known, query, product, at, counters, history, creative, query_vectors)
         with torch.no_grad():

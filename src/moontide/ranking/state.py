@@ -39,6 +39,7 @@ class OnlineState:
             "product": np.full((num_shoppers + 1, steps), -1, np.int32),
             "at": np.zeros((num_shoppers + 1, steps), np.int64),
             "kind": np.zeros((num_shoppers + 1, steps), np.uint8),
+            "query": np.full((num_shoppers + 1, steps), -1, np.int32),
         }
 
     @classmethod
@@ -92,7 +93,8 @@ class OnlineState:
         place = (held[:, None] - 1 - np.arange(steps)) % self.steps
         is_real = np.arange(steps) < held[:, None]
         rows = {name: ring[shopper[:, None], place] for name, ring in self._ring.items()}
-        return History(np.where(is_real, rows["product"], -1), rows["at"], rows["kind"])
+        product, query = (np.where(is_real, rows[name], -1) for name in ("product", "query"))
+        return History(product, rows["at"], rows["kind"], query)
 
     def grow(self, num_shoppers: int) -> None:
         """Make room for shoppers up to code `num_shoppers - 1`; those there stay as they are."""
@@ -106,7 +108,9 @@ class OnlineState:
 
         self._counts["shopper"] = longer(self._counts["shopper"], 0)
         self._num_behaviors = longer(self._num_behaviors, 0)
-        self._ring = {name: longer(ring, -1 if name == "product" else 0) for name, ring in self._ring.items()}
+        self._ring = {
+            name: longer(ring, -1 if name in ("product", "query") else 0) for name, ring in self._ring.items()
+        }
 
     def _add(self, what: int, shopper: np.ndarray, query: np.ndarray, product: np.ndarray) -> None:
         codes = {"product": product, "shopper": shopper, "query": query, "leaf": self.leaf[product]}
@@ -123,12 +127,12 @@ class OnlineState:
             mine = kind == code
             self._add(what, shopper[mine], query[mine], product[mine])
         known = shopper >= 0
-        shopper, product, at, kind = (column[known] for column in (shopper, product, at, kind))
+        shopper, product, at, kind, query = (c[known] for c in (shopper, product, at, kind, query))
         nth = _nth_of_its_kind(shopper)
         place = (self._num_behaviors[shopper] + nth) % self.steps
         totals = np.bincount(shopper, minlength=len(self._num_behaviors))
         kept = nth >= totals[shopper] - self.steps  # of more than a ring's worth, the latest
-        for name, column in (("product", product), ("at", at), ("kind", kind)):
+        for name, column in (("product", product), ("at", at), ("kind", kind), ("query", query)):
             self._ring[name][shopper[kept], place[kept]] = column[kept]
         self._num_behaviors += totals
 

@@ -33,11 +33,13 @@ from moontide.ranking.calibration import Calibrator, fit_calibrator
 from moontide.ranking.content import ContentTable
 from moontide.ranking.entities import Entities, Vocabulary
 from moontide.ranking.metrics import auc, click_metrics, pcoc
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickModel, ClickSettings
 from moontide.ranking.samples import Samples
+from moontide.ranking.semantic import fit_centers
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 FIT_ROWS = 20_000  # rows that scales are measured on
 SCORE_ROWS = 4_096
 MAX_POSITIONS = 64
@@ -103,7 +105,7 @@ class Trained:
             "model": self.model.settings.model_dump(),
             "sizes": self.model.sizes,
         }
-        facts |= {"num_positions": self.model.num_positions, "training": self.training.model_dump()}
+        facts |= {"dim": self.model.dim, "num_positions": self.model.num_positions, "training": self.training.model_dump()}
         facts |= {"calibrator": self.calibrator.facts(), "version": self.version}
         write_json(folder / "settings.json", facts)
 
@@ -121,7 +123,8 @@ class Trained:
             raise CheckpointError(f"no click model at {folder}: train one first") from None
         if facts.get("format") != FORMAT:
             raise CheckpointError(f"{folder} has a click model of format {facts.get('format')}: train again")
-        model = ClickModel(facts["sizes"], ClickSettings(**facts["model"]), facts["num_positions"])
+        settings = ClickSettings(**facts["model"])
+        model = ClickModel(facts["sizes"], settings, facts["num_positions"], facts["dim"])
         try:
             model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
         except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
@@ -156,7 +159,7 @@ def train_click_model(
 
     Args:
         samples: from `build_samples`.
-        vectors: frozen vectors, aligned with the samples' codes; read only with `use_content`.
+        vectors: frozen vectors, aligned with the samples' codes; read only with `content`.
         settings: default ids alone, or ids and content when there are vectors.
         seed: of weights, order and hidden ids.
         training: see `TrainSettings`.
@@ -167,18 +170,18 @@ def train_click_model(
         the logged positions, `pcoc_before` calibration, `train_loss` (last tenth), `samples_per_second`.
 
     Raises:
-        SettingsError: `use_content` without vectors.
+        SettingsError: `content` without vectors.
         DataError: the training period is empty or has no click.
     """
-    settings = settings or ClickSettings(use_content=vectors is not None)
+    settings = settings or ClickSettings(content=None if vectors is None else ContentSettings())
     training = training or TrainSettings()
-    if settings.use_content and vectors is None:
-        raise SettingsError("use_content needs vectors: give a ContentTable, or set use_content to False")
-    if vectors is not None and not settings.use_content:
-        log.warning("use_content is off: the vectors are not read")
+    if settings.reads_vectors and vectors is None:
+        raise SettingsError("content needs vectors: give a ContentTable, or set content to None")
+    if vectors is not None and not settings.reads_vectors:
+        log.warning("content is off: the vectors are not read")
         vectors = None
     learned, held = _learned_and_held(samples, training.calibration_share)
-    model = _new_model(samples, settings, seed, learned)
+    model = _new_model(samples, settings, seed, learned, vectors)
     feed = feed_of(model, samples.vocabulary, samples.entities, vectors)
     fitted = np.sort(stream(seed, "scales").permutation(learned)[:FIT_ROWS])
     model.fit_scales(feed.of_samples(samples, fitted), *_by_position(samples, learned, model.num_positions))
@@ -206,15 +209,25 @@ def feed_of(
     model: ClickModel, vocabulary: Vocabulary, entities: Entities, vectors: ContentTable | None
 ) -> Feed:
     """Batches as a model wants them, for a dataset's entities."""
-    settings = model.settings
+    settings, content = model.settings, model.settings.content
+    semantic = None
+    if content is not None and vectors is not None:
+        if vectors.product.dim != model.dim:
+            raise CheckpointError(
+                f"the click model reads vectors of {model.dim} numbers, these have {vectors.product.dim}: give "
+                f"those of version {vectors.version!r} it was trained with, or train again"
+            )
+        semantic = model.semantic_codes(vectors.product.vectors, vectors.product.present)
     return Feed(
         entities,
         vocabulary,
         steps=settings.history,
         attributes=model.attributes,
-        vectors=vectors if settings.use_content else None,
-        use_query_history=settings.use_query_history,
-        use_creative=settings.use_creative,
+        vectors=vectors if content is not None else None,
+        long_steps=settings.search.steps if settings.search is not None else 0,
+        has_creatives=content is not None and content.creative,
+        has_queries=content is not None and content.reads_past_queries,
+        semantic=semantic,
     )
 
 
@@ -273,10 +286,10 @@ def _fit(
 
 def _optimizer(model: ClickModel, training: TrainSettings) -> torch.optim.Optimizer:
     """Two groups: layers, and tables with the linear parts, which see few or single inputs at a time."""
-    quick = ("tables.", "wide.", "position.", "tiers.", "interest.recency")
+    quick = model.quick_parameters()
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, weight in model.named_parameters():
-        groups[name.startswith(quick)].append(weight)
+        groups[name in quick].append(weight)
     layers = {"params": groups[False], "lr": training.dense_lr, "weight_decay": training.weight_decay}
     tables = {"params": groups[True], "lr": training.embedding_lr, "weight_decay": 0.0}
     return torch.optim.AdamW([layers, tables], fused=True)
@@ -301,10 +314,17 @@ def _learned_and_held(samples: Samples, share: float) -> tuple[np.ndarray, np.nd
     return learned, held
 
 
-def _new_model(samples: Samples, settings: ClickSettings, seed: int, learned: np.ndarray) -> ClickModel:
+def _new_model(
+    samples: Samples, settings: ClickSettings, seed: int, learned: np.ndarray, vectors: ContentTable | None
+) -> ClickModel:
     slots = int(np.clip(samples.position[learned].max(initial=0) + 1, 1, MAX_POSITIONS))
-    model = ClickModel(samples.vocabulary.sizes, settings, slots)
+    dim = vectors.product.dim if vectors is not None else 0
+    model = ClickModel(samples.vocabulary.sizes, settings, slots, dim)
     model.initialize(seed)
+    if settings.content is not None and settings.content.semantic is not None and vectors is not None:
+        table = vectors.product
+        centers = fit_centers(table.take(np.flatnonzero(table.present)).numpy(), settings.content.semantic, seed)
+        model.semantic_centers.copy_(torch.from_numpy(centers))
     return model
 
 

@@ -34,6 +34,7 @@ def train(
     """Train a click model on the log before the cutoff and score the rest."""
     from moontide.center.store import VectorStore
     from moontide.ranking.content import ContentTable
+    from moontide.ranking.heads import ContentSettings
     from moontide.ranking.models import ClickSettings
     from moontide.ranking.samples import build_samples
     from moontide.ranking.train import train_click_model
@@ -43,7 +44,8 @@ def train(
     if vectors is not None:
         store = VectorStore.open(vectors, must_exist=True)
         table = ContentTable.read(store, samples.entities, version or store.active())
-    settings = ClickSettings(use_content=table is not None, use_attributes=attributes)
+    content = None if table is None else ContentSettings()
+    settings = ClickSettings(content=content, use_attributes=attributes)
     trained = train_click_model(samples, table, settings, seed)
     trained.save(out)
     shown = Table("metric", "value", title=f"test period, {int(samples.is_test.sum()):,} impressions")

@@ -71,7 +71,6 @@ def ablation(num_steps: int = 250, batch_size: int = 32) -> Ablation:
 def click_model() -> ClickSettings:
     """What every arm of a comparison shares; the arms switch content and attributes on."""
     return ClickSettings(
-        tiers=20,  # analog SimTier
         history=50,  # guess
         width=16,  # analog MUSE
         attention=32,  # analog MUSE

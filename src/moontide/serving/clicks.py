@@ -30,7 +30,7 @@ class LoggedClicks:
 
     def __init__(self, scorer: ClickScorer, query_code: dict[str, int], at_ms: int):
         self._scorer, self._query_code, self._at_ms = scorer, query_code, at_ms
-        self._reads_vectors = scorer.trained.model.settings.use_content
+        self._reads_vectors = scorer.trained.model.settings.reads_vectors
 
     @classmethod
     def load(
@@ -51,7 +51,7 @@ class LoggedClicks:
         samples = _samples_of(folder.parents[1] / "samples", dataset)
         scorer = ClickScorer.load(folder, dataset, store, samples=samples)
         learned = scorer.trained.version
-        if scorer.trained.model.settings.use_content and learned not in ("", served):
+        if scorer.trained.model.settings.reads_vectors and learned not in ("", served):
             raise CheckpointError(
                 f"the click model at {folder} learned from vectors of version {learned!r}, served are those "
                 f"of {served!r}: train it again"

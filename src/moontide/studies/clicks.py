@@ -29,6 +29,7 @@ from moontide.foundation.statistics import Interval
 from moontide.foundation.workers import in_order
 from moontide.ranking.baselines import logistic_scores, popularity_scores
 from moontide.ranking.content import ContentTable
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.metrics import click_metrics
 from moontide.ranking.models import ClickSettings
 from moontide.ranking.samples import Samples
@@ -63,8 +64,8 @@ def arms_of(settings: ClickSettings, names: Sequence[str]) -> list[Arm]:
     known = {
         "id": Arm("id", settings),
         "id_attributes": Arm("id_attributes", settings.but(use_attributes=True)),
-        "content": Arm("content", settings.but(use_content=True)),
-        "permuted": Arm("permuted", settings.but(use_content=True), is_permuted=True),
+        "content": Arm("content", settings.but(content=ContentSettings())),
+        "permuted": Arm("permuted", settings.but(content=ContentSettings()), is_permuted=True),
     }
     if unknown := [name for name in names if name not in known]:
         raise SettingsError(f"no arm is called {', '.join(unknown)}: the arms are {', '.join(known)}")
@@ -106,7 +107,7 @@ def train_arms(
     training = training or TrainSettings()
     log_to = None if run is None else run.path
     tasks = [
-        _Task(arm, samples, vectors if arm.settings.use_content else None, out, log_to, training, seed)
+        _Task(arm, samples, vectors if arm.settings.reads_vectors else None, out, log_to, training, seed)
         for arm in arms
         if not (out / arm.name / "settings.json").exists()
     ]
