@@ -8,11 +8,16 @@ from scipy import stats
 
 from moontide.foundation.errors import DataError
 from moontide.foundation.statistics import (
+    Interval,
+    benjamini_hochberg,
     bootstrap_interval,
     bootstrap_statistic,
     bootstrap_weights,
     compare_ratios,
     cuped,
+    exact_sum,
+    holm,
+    normal_interval,
     paired_difference,
     ratio_delta,
     resolvable_difference,
@@ -201,3 +206,57 @@ def test_the_past_takes_noise_out_of_a_comparison_and_no_difference():
 def test_a_past_that_says_nothing_changes_nothing():
     clicks, shown, none = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0]), np.zeros(3)
     assert cuped(clicks, shown, none, none).tolist() == clicks.tolist()
+
+
+def test_a_p_value_says_how_far_from_zero_an_interval_lies():
+    interval = normal_interval(1.96, 1.0)
+    assert interval.p_value == pytest.approx(0.05, abs=1e-4)
+    assert interval.low == pytest.approx(0, abs=1e-4)
+    assert normal_interval(-3.0, 2.0).p_value == pytest.approx(2 * stats.norm.sf(1.5))
+    assert Interval(0.0, 0.0, 0.0, 0.0).p_value == 1
+    assert Interval(0.5, 0.5, 0.5, 0.0).p_value == 0
+    assert math.isnan(Interval(0.5, math.nan, math.nan, math.nan).p_value)
+
+
+def test_adjusted_p_values_match_their_definitions():
+    p = np.array([0.02, 0.9, 0.001, math.nan, 0.04, 0.04])
+    tested = p[~np.isnan(p)]
+    found = benjamini_hochberg(p)
+    assert found[~np.isnan(p)] == pytest.approx(stats.false_discovery_control(tested))
+    assert math.isnan(found[3])
+    assert holm(p) == pytest.approx([0.08, 0.9, 0.005, math.nan, 0.12, 0.12], nan_ok=True)
+    for adjust in (holm, benjamini_hochberg):
+        assert (adjust(tested) >= tested).all()
+        assert adjust(np.array([0.03])).tolist() == [0.03]
+        assert adjust(np.array([])).tolist() == []
+        assert np.isnan(adjust(np.array([math.nan]))).all()
+        with pytest.raises(DataError, match="between 0 and 1"):
+            adjust(np.array([0.5, 1.2]))
+
+
+def test_holm_keeps_a_false_alarm_among_many_tests_rare_and_benjamini_hochberg_finds_more():
+    rng = np.random.default_rng(0)
+    alarms = [(holm(rng.random(20)) < 0.05).any() for _ in range(1000)]
+    assert 0.03 < np.mean(alarms) < 0.07
+    found = {holm: 0, benjamini_hochberg: 0}
+    false = 0
+    for _ in range(200):
+        p = np.r_[2 * stats.norm.sf(np.abs(rng.normal(3, 1, 10))), rng.random(10)]
+        for adjust in found:
+            found[adjust] += int((adjust(p)[:10] < 0.05).sum())
+        false += int((benjamini_hochberg(p)[10:] < 0.05).sum())
+    assert found[benjamini_hochberg] > 1.1 * found[holm]
+    assert false / (false + found[benjamini_hochberg]) < 0.05
+
+
+def test_exact_sums_do_not_depend_on_order_or_length():
+    rng = np.random.default_rng(0)
+    values = np.r_[rng.normal(size=100_001), rng.lognormal(0, 8, 999), -rng.random(500) * 1e-9, 1e17, -1e17]
+    assert exact_sum(values) == exact_sum(rng.permutation(values)) == exact_sum(values[::-1])
+    assert exact_sum(values) == pytest.approx(math.fsum(values), rel=1e-15)
+    assert exact_sum(rng.random(1000).astype(np.float32)) > 400
+    assert exact_sum(np.array([1e17, 0.1, -1e17])) == 0.1
+    assert exact_sum(np.zeros(0)) == 0.0
+    for bad in (math.nan, math.inf):
+        with pytest.raises(DataError, match="only finite numbers"):
+            exact_sum(np.array([1.0, bad]))

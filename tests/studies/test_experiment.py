@@ -8,7 +8,9 @@ from micro import MICRO
 
 from moontide.catalog.dataset import Dataset
 from moontide.foundation.errors import DataError, SettingsError
-from moontide.market.policy import PopularityPolicy, RandomPolicy
+from moontide.foundation.statistics import cuped
+from moontide.market.policy import DAY_MS, PopularityPolicy, RandomPolicy
+from moontide.market.traffic import run
 from moontide.market.world import World
 from moontide.ranking.models import ClickSettings
 from moontide.ranking.score import ClickScorer
@@ -97,6 +99,81 @@ def test_a_click_model_of_another_dataset_is_refused(micro_run, world):
     world.shelf.product_ids.reverse()
     with pytest.raises(DataError, match="are of different datasets"):
         ClickPolicy("id", scorer_of(micro_run, "id"), world)
+
+
+def test_an_arm_cannot_spend_the_budget_of_the_other(world):
+    """Bids are open exactly while the arm's own share of the day's budget is not spent."""
+    shelf, days = world.shelf, 2
+    shelf.budget[:] = np.where(shelf.campaign >= 0, 60, 0)
+    arm_of = (np.arange(len(world.shoppers)) % 4 == 0).astype(np.int64)  # a quarter in arm 1
+    share = np.bincount(arm_of) / len(arm_of)
+    spent = np.zeros((days, 2, len(shelf)))
+    seen = set()
+    policies = [PopularityPolicy(world, 1), PopularityPolicy(world, 2)]
+    for batch in run(world, policies, arm_of, 2_500, world.end_ms, days, 3, "budgets"):
+        found = batch.requests.candidates
+        day = int((batch.requests.at.min() - world.end_ms) // DAY_MS)
+        left = spent[day] < 60 * share[:, None]
+        is_ad = (found >= 0) & (shelf.campaign[np.maximum(found, 0)] >= 0)
+        is_open = left[batch.arm[:, None], np.maximum(found, 0)]
+        assert np.array_equal(batch.requests.bids > 0, is_ad & is_open)
+        seen |= {(bool(a), bool(b)) for a, b in zip(*left[:, shelf.campaign >= 0], strict=True)}
+        shown = np.maximum(batch.slates.product, 0)
+        arm = np.broadcast_to(batch.arm[:, None], shown.shape)
+        np.add.at(spent[day], (arm, shown), batch.charge_cents)
+    assert {(True, False), (False, True)} <= seen  # either arm was closed while the other went on
+
+
+def test_the_past_takes_out_noise_and_no_difference():
+    rng, num, effect = np.random.default_rng(0), 400, 0.01
+    rate = np.clip(rng.normal(0.08, 0.03, num), 0.005, 0.3)
+    shown, past_shown = rng.integers(50, 150, num), rng.integers(100, 300, num)
+    past = rng.binomial(past_shown, rate).astype(float), past_shown.astype(float)
+    found: dict[str, list] = {"plain": [], "adjusted": []}
+    errors: dict[str, list] = {"plain": [], "adjusted": []}
+    for _ in range(300):
+        arm_of = rng.permutation(num) % 2
+        clicks = rng.binomial(shown, rate + effect * arm_of).astype(float)
+        counts = {"clicks": clicks, "impressions": shown.astype(float)}
+        for name, own in (("plain", ()), ("adjusted", past)):
+            difference = Outcome(("a", "b"), arm_of, counts, *own).compare(0, 1, "clicks").difference
+            found[name].append(difference.value)
+            errors[name].append(difference.standard_error)
+    for name in found:  # right on average, and as uncertain as said
+        assert np.mean(found[name]) == pytest.approx(effect, abs=4 * np.std(found[name]) / math.sqrt(300))
+        assert np.mean(errors[name]) == pytest.approx(np.std(found[name]), rel=0.2)
+    assert np.var(found["adjusted"]) < 0.6 * np.var(found["plain"])
+    assert cuped(clicks, counts["impressions"], *past).sum() == pytest.approx(clicks.sum())
+
+
+def test_days_and_slices_that_cover_the_catalog_add_up_to_the_whole(world):
+    half = np.arange(len(world.shelf)) % 3 == 0
+    settings = ExperimentSettings(num_requests=400, days=3)
+    slices = {"third": half, "rest": ~half, "none": np.zeros(len(half), bool)}
+    policies = [RandomPolicy(8, 1), PopularityPolicy(world)]
+    outcome = run_experiment(world, policies, settings, seed=2, slices=slices)
+    assert outcome.counts["requests"].sum() == 400
+    for name, counts in outcome.counts.items():
+        assert outcome.daily[name].shape == (3, len(world.shoppers))
+        assert np.array_equal(outcome.daily[name].sum(0), counts)
+        parts = [outcome.sliced[part][name] for part in ("third", "rest")]
+        whole = parts[0] if name == "requests" else parts[0] + parts[1]
+        assert np.allclose(whole, counts)
+        assert name == "requests" or not outcome.sliced["none"][name].any()
+    assert (outcome.daily["requests"].sum(1) > 0).all()
+    assert np.array_equal(outcome.until(3).counts["clicks"], outcome.counts["clicks"])
+    assert outcome.until(1).counts["requests"].sum() < 400
+    third = outcome.within("third")
+    assert third.total(1, "clicks") == outcome.sliced["third"]["clicks"][outcome.arm_of == 1].sum()
+
+
+def test_slices_change_nothing_that_happens(micro_run):
+    settings, found = ExperimentSettings(num_requests=200, days=1), []
+    for slices in (None, {"all": np.ones(100, bool)}):
+        world = World.open(Dataset.open(micro_run.path / "dataset"))
+        policies = [RandomPolicy(8, 1), RandomPolicy(8, 2)]
+        found.append(outcome_results(run_experiment(world, policies, settings, seed=4, slices=slices)))
+    assert found[0] == found[1]
 
 
 def test_an_unknown_arm_is_refused_by_name():

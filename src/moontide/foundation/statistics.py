@@ -17,6 +17,8 @@ from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
 
 CHUNK_CELLS = 4_000_000  # weights held at once: replicates x groups
+UNIT_BITS = 62  # `exact_sum` counts in 2^-62
+SUM_BLOCK = 1 << 16  # numbers at a time, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of "the truth is 0", normal with this standard error; NaN where that is NaN."""
+        if self.standard_error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * norm.sf(abs(self.value) / self.standard_error))
 
     def __str__(self) -> str:
         return f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}]"
@@ -172,7 +181,7 @@ def ratio_delta(
     var(r) = G/(G-1) * sum (x - r y)^2 / (sum y)^2.
     """
     value, variance, _ = _ratio(numerator, denominator, groups)
-    return _normal(value, math.sqrt(variance), level)
+    return normal_interval(value, math.sqrt(variance), level)
 
 
 def compare_ratios(
@@ -192,7 +201,7 @@ def compare_ratios(
     a, var_a, _ = _ratio(numerator_a, denominator_a, groups_a)
     b, var_b, _ = _ratio(numerator_b, denominator_b, groups_b)
     error = math.sqrt(var_a + var_b)
-    difference = _normal(b - a, error, level)
+    difference = normal_interval(b - a, error, level)
     p_value = float(2 * norm.sf(abs(b - a) / error)) if error > 0 else (1.0 if a == b else 0.0)
     if not (a > 0 and b > 0):
         return Comparison(a, b, difference, Interval(*[math.nan] * 4, level), p_value)
@@ -255,12 +264,91 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
     return Interval(share, max(center - half, 0.0), min(center + half, 1.0), error, level)
 
 
+def normal_interval(value: float, standard_error: float, level: float = 0.95) -> Interval:
+    """The interval of an estimate with normal errors: value -+ z times its standard error."""
+    return Interval(
+        value, *(value + side * _reach(level) * standard_error for side in (-1, 1)), standard_error, level
+    )
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p-values of many tests, raised so that one below 0.05 is a chance of 5 % that *any* of them is false.
+
+    Sorted p_1 <= ... <= p_m become max over i <= k of (m - i + 1) p_i, at most 1; whatever the dependence.
+    NaN is no test: it stays NaN and is not counted. Also called: Holm-Bonferroni, family-wise error.
+
+    Raises:
+        DataError: a p-value outside [0, 1].
+
+    Example:
+        >>> holm(np.array([0.01, 0.04, 0.03, np.nan])).tolist()
+        [0.03, 0.06, 0.06, nan]
+    """
+    return _adjusted(p_values, lambda p, num: np.maximum.accumulate((num - np.arange(num)) * p))
+
+
+def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
+    """p-values of many tests, raised so that of those below 0.05 about 5 % are false.
+
+    Sorted p_1 <= ... <= p_m become min over i >= k of m / i p_i, at most 1; for tests that are independent or
+    depend positively. NaN stays NaN and is not counted. Also called: false discovery rate, q-values.
+
+    Raises:
+        DataError: a p-value outside [0, 1].
+
+    Example:
+        >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03, np.nan])).tolist()
+        [0.03, 0.04, 0.04, nan]
+    """
+
+    def raised(p: np.ndarray, num: int) -> np.ndarray:
+        return np.minimum.accumulate((num / np.arange(1, num + 1) * p)[::-1])[::-1]
+
+    return _adjusted(p_values, raised)
+
+
+def exact_sum(values: np.ndarray) -> float:
+    """The sum of finite numbers, the same to the last bit in any order and any grouping.
+
+    Each number is cut to a whole number of 2^-62, those are added as integers, and the sum is rounded once.
+    Numbers far below 2^-62 are therefore lost; probabilities and losses are not.
+
+    Raises:
+        DataError: a number that is not finite.
+
+    Example:
+        >>> sum([0.1, 0.2, 0.3]) == sum([0.3, 0.2, 0.1])
+        False
+        >>> exact_sum(np.array([0.1, 0.2, 0.3])) == exact_sum(np.array([0.3, 0.2, 0.1]))
+        True
+    """
+    values, total = np.asarray(values), 0
+    for start in range(0, len(values), SUM_BLOCK):
+        block = values[start : start + SUM_BLOCK].astype(np.float64, copy=False)
+        whole = np.floor(block)
+        if not np.isfinite(whole).all():
+            raise DataError("only finite numbers have a sum: look for where NaN or infinity came from")
+        units = ((block - whole) * 2.0**UNIT_BITS).astype(np.int64)
+        low = units & ((1 << UNIT_BITS // 2) - 1)  # in two halves, as a sum of whole units would overflow
+        total += (int((units >> UNIT_BITS // 2).sum()) << UNIT_BITS // 2) + int(low.sum())
+        is_small = np.abs(whole).max() < 1 << 31
+        total += (int(whole.sum()) if is_small else sum(map(int, whole.tolist()))) << UNIT_BITS
+    return total / (1 << UNIT_BITS)
+
+
+def _adjusted(p_values: np.ndarray, raised: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    p_values = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p_values))
+    if ((p_values[tested] < 0) | (p_values[tested] > 1)).any():
+        raise DataError(f"p-values lie between 0 and 1, got {p_values[tested].tolist()}")
+    order = tested[np.argsort(p_values[tested], kind="stable")]
+    adjusted = np.full(len(p_values), math.nan)
+    adjusted[order] = np.minimum(raised(p_values[order], len(order)), 1.0)
+    return adjusted
+
+
 def _reach(level: float) -> float:
     return float(norm.ppf((1 + level) / 2))
-
-
-def _normal(value: float, error: float, level: float) -> Interval:
-    return Interval(value, value - _reach(level) * error, value + _reach(level) * error, error, level)
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

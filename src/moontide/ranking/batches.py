@@ -35,6 +35,7 @@ from moontide.ranking.samples import HOUR_MS, History, Samples
 NUM_AGES = 12  # hours since a behavior in octaves: 0-1, 1-3, 3-7, ... about 85 days
 NUM_RECENCIES = 2 * NUM_AGES  # for clicks and for orders
 NUM_HOURS = 24
+AGE_OF_HOURS = np.log2(1 + np.arange(2 ** (NUM_AGES - 1))).astype(np.int64)  # the last stands for all beyond
 
 
 @dataclass
@@ -295,10 +296,13 @@ def request_fields(names: Iterable[str]) -> tuple[str, ...]:
 
 def _distinct(num: int, *codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct codes in ascending order (-1 counts as the last), and the place of each code among them."""
-    seen = np.zeros(num, dtype=bool)
+    seen = np.zeros(num, dtype=bool)  # made anew, so that threads can share a feed
     for one in codes:
         seen[one] = True
-    return np.flatnonzero(seen), np.cumsum(seen) - 1  # made anew, so that threads can share a feed
+    code = np.flatnonzero(seen)
+    place = np.empty(num, dtype=np.int64)  # read at these codes alone
+    place[code] = np.arange(len(code))
+    return code, place
 
 
 def _first(behaviors: Behaviors, steps: int) -> Behaviors:
@@ -317,10 +321,11 @@ def _cropped(history: History) -> History:
 
 
 def _recency(history: History, at: np.ndarray) -> np.ndarray:
-    hours = np.maximum(at[:, None] - history.at, 0) / HOUR_MS
-    age = np.minimum(np.log2(1 + hours).astype(np.int64), NUM_AGES - 1)
-    row = np.where(history.kind == ORDER, NUM_AGES, 0) + age
-    return np.where(history.product >= 0, row, 0)
+    hours = (at[:, None] - history.at) // HOUR_MS
+    age = AGE_OF_HOURS[np.clip(hours, 0, len(AGE_OF_HOURS) - 1, out=hours)]
+    age += NUM_AGES * (history.kind == ORDER)
+    age *= history.product >= 0
+    return age
 
 
 def _hide_products(

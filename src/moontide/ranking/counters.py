@@ -31,6 +31,46 @@ DAY_MS = 86_400_000
 PLACE = {name: number for number, name in enumerate(COUNTERS)}
 
 
+def count_past(code: np.ndarray, at: np.ndarray, kind: np.ndarray, kinds: int = 3) -> np.ndarray:
+    """How many facts of each kind with the same code are strictly earlier; facts of one moment share a count.
+
+    Args:
+        code: (facts,) int32. at: (facts,) int64 ms, ascending. kind: (facts,) 0 to `kinds` - 1.
+
+    Returns:
+        (facts, kinds) int32.
+
+    Example:
+        >>> code, at, kind = np.array([7, 7, 9, 7]), np.array([1, 2, 2, 2]), np.array([0, 1, 0, 0])
+        >>> count_past(code, at, kind, 2).tolist()
+        [[0, 0], [1, 0], [0, 0], [1, 0]]
+    """
+    order = order_of_codes(code)
+    sorted_code, sorted_at, sorted_kind = code[order], at[order], kind[order]
+    is_first = np.ones(len(code), bool)  # of its code
+    is_first[1:] = sorted_code[1:] != sorted_code[:-1]
+    is_later = is_first.copy()  # than the fact before it, or of another code
+    is_later[1:] |= sorted_at[1:] != sorted_at[:-1]
+    place = np.arange(len(code), dtype=np.int32)
+    first, moment = (np.maximum.accumulate(np.where(is_edge, place, 0)) for is_edge in (is_first, is_later))
+    counts = np.empty((len(code), kinds), np.int32)
+    for number in range(kinds):
+        earlier = np.zeros(len(code) + 1, np.int32)
+        np.cumsum(sorted_kind == number, out=earlier[1:])
+        counts[order, number] = earlier[moment] - earlier[first]
+    return counts
+
+
+def order_of_codes(code: np.ndarray) -> np.ndarray:
+    """The stable order of int32 codes: two passes over 16 bits each, which numpy sorts by radix."""
+    code = code.astype(np.int32, copy=False)
+    order = np.argsort((code & 0xFFFF).astype(np.uint16), kind="stable")
+    high = (code >> 16).astype(np.int16)
+    if len(high) and high.min() != high.max():
+        order = order[np.argsort(high[order], kind="stable")]
+    return order
+
+
 def smoothed_ctr(counters: np.ndarray, name: str = "product") -> np.ndarray:
     """CTR of the product (shopper, leaf, query) so far, pulled toward the overall CTR so far.
 

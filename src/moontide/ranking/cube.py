@@ -79,7 +79,7 @@ class Interest(nn.Module):
         similarity_BNS, is_real_BNS = near.similarity_BNS, near.is_real_BNS
         if self.settings.weights == "raw":
             return similarity_BNS * is_real_BNS
-        if self.settings.weights == "topk" and similarity_BNS.shape[-1] > self.settings.top:
+        if self.settings.weights == "topk" and similarity_BNS.shape[-1] >= self.settings.top:
             kept_BNS = similarity_BNS.masked_fill(~is_real_BNS, -torch.inf)
             least_BN1 = kept_BNS.topk(self.settings.top, -1).values[..., -1:]
             is_real_BNS = is_real_BNS & (kept_BNS >= least_BN1)

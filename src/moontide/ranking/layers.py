@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moontide.ranking.lookup import attend, attend_at_once, masked_softmax, pick
+
 
 @dataclass
 class Comparison:
@@ -112,18 +114,41 @@ class TargetAttention(nn.Module):
 
         With scores the interest ends in the weighted mean similarity and the weight of behaviors that have one.
         """
-        score_BNS = query_BND @ key_BSD.transpose(1, 2) / math.sqrt(self.heads_width)
-        score_BNS = score_BNS + self.recency(recency_BS).squeeze(-1)[:, None]
-        if self.score is None or side is None:
-            weight_BNS = masked_softmax(score_BNS, is_real_BS[:, None])
-            return weight_BNS @ key_BSD, weight_BNS
-        has_BNS = side.is_real_BNS.to(score_BNS.dtype)
-        known_BNS = side.similarity_BNS * has_BNS
-        weight_BNS = masked_softmax(
-            score_BNS + self.score[0] * known_BNS + self.score[1] * has_BNS, is_real_BS[:, None]
+        bias_BNS, extra = self._bias(recency_BS, side)
+        scale = 1 / math.sqrt(self.heads_width)
+        found_BND, weight_BNS = attend_at_once(query_BND, key_BSD, bias_BNS, is_real_BS, scale)
+        return self._joined(found_BND, weight_BNS, extra), weight_BNS
+
+    def over(
+        self,
+        query_BND: Tensor,
+        key_UD: Tensor,
+        item_BS: Tensor,
+        recency_BS: Tensor,
+        is_real_BS: Tensor,
+        side: Comparison | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` gives for the keys `key_UD[item_BS]`, up to rounding, without making that tensor."""
+        bias_BNS, extra = self._bias(recency_BS, side)
+        bias_BNS = bias_BNS.expand(-1, query_BND.shape[1], -1)
+        found_BND, weight_BNS = attend(
+            query_BND, key_UD, item_BS, bias_BNS, is_real_BS, 1 / math.sqrt(self.heads_width)
         )
-        means = [(weight_BNS * part).sum(-1, keepdim=True) for part in (known_BNS, has_BNS)]
-        return torch.cat([weight_BNS @ key_BSD, *means], -1), weight_BNS
+        return self._joined(found_BND, weight_BNS, extra), weight_BNS
+
+    def _bias(self, recency_BS: Tensor, side: Comparison | None) -> tuple[Tensor, list[Tensor]]:
+        """What is added to the scores, and what is averaged beside the keys."""
+        bias_B1S = pick(self.recency.weight, recency_BS).squeeze(-1)[:, None]
+        if self.score is None or side is None:
+            return bias_B1S, []
+        has_BNS = side.is_real_BNS.to(bias_B1S.dtype)
+        known_BNS = side.similarity_BNS * has_BNS
+        return bias_B1S + self.score[0] * known_BNS + self.score[1] * has_BNS, [known_BNS, has_BNS]
+
+    @staticmethod
+    def _joined(found_BND: Tensor, weight_BNS: Tensor, extra: list[Tensor]) -> Tensor:
+        means = [(weight_BNS * part).sum(-1, keepdim=True) for part in extra]
+        return torch.cat([found_BND, *means], -1) if means else found_BND
 
     def queries(self, item_D: Tensor) -> Tensor:
         """Project items as targets."""
@@ -175,17 +200,9 @@ class SimilarityAttention(nn.Module):
         weight_BNS = masked_softmax(score_BNS, found.is_real_BNS)
         return (weight_BNS[..., None] * value_BNSD).sum(2), weight_BNS
 
-    def project(self, item_UD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Items as targets, as keys and as values, each linear and swish."""
-        return F.silu(self.query(item_UD)), F.silu(self.key(item_UD)), F.silu(self.value(item_UD))
-
-
-def masked_softmax(score: Tensor, is_real: Tensor) -> Tensor:
-    """Softmax over the last axis among real entries; masked ones get exactly 0, all masked gives all 0."""
-    score = score.masked_fill(~is_real, -torch.inf)
-    top = score.amax(-1, keepdim=True).detach()
-    weight = torch.exp(score - top.masked_fill(top.isinf(), 0.0))
-    return weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+    def project(self, target_BND: Tensor, item_UD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates as queries, items as keys and as values, each linear and swish."""
+        return F.silu(self.query(target_BND)), F.silu(self.key(item_UD)), F.silu(self.value(item_UD))
 
 
 class Tower(nn.Module):

@@ -37,6 +37,7 @@ from moontide.ranking.counters import FEATURES
 from moontide.ranking.entities import ATTRIBUTE, PRODUCT_FIELDS
 from moontide.ranking.heads import ContentHeads, ContentSettings, Near
 from moontide.ranking.layers import Comparison, SimilarityAttention, SimTier, TargetAttention, Tower
+from moontide.ranking.lookup import pick
 from moontide.ranking.search import SearchSettings, find, found_of, similarities
 from moontide.ranking.semantic import codes_of
 
@@ -192,18 +193,18 @@ class ClickModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Click logits (B, N) without the position's part."""
         request_BFK = self._embed(self.request_fields, batch.request_rows_BF)
-        item_UFK = self._items(batch)
-        product_BNFK = _pick(item_UFK.flatten(1), batch.product_item_BN).unflatten(-1, item_UFK.shape[1:])
+        past_UD = self._as_behaviors(batch)
+        target_BND = pick(past_UD, batch.product_item_BN)
+        product_BNFK = self._products(batch, target_BND)
         cross_BNK = request_BFK.sum(1)[:, None] * product_BNFK.sum(2)
         length_B1 = batch.short.is_real_BS.sum(1, keepdim=True).float()
         request_BD = torch.cat([request_BFK.flatten(1), torch.log1p(length_B1), (length_B1 == 0).float()], -1)
-        past_UD = self._as_behaviors(item_UFK)
         near = Near.of(batch)
         deep, wide = [product_BNFK.flatten(2), cross_BNK], [self._matches(batch)]
         if self.interest is not None:
-            deep += self._interest(past_UD, batch, near)
+            deep += self._interest(past_UD, target_BND, batch, near)
         if self.exact is not None:
-            found, tiers = self._search(item_UFK, past_UD, batch)
+            found, tiers = self._search(past_UD, target_BND, batch)
             deep, wide = deep + found, wide + tiers
         if self.settings.use_counters:
             wide.append((batch.dense_BNF - self.dense_mean) / self.dense_scale)
@@ -233,56 +234,74 @@ class ClickModel(nn.Module):
 
     def _embed(self, fields: tuple[str, ...], rows: Tensor) -> Tensor:
         """Embeddings (rows, fields, width) of table rows (rows, fields)."""
-        columns = [self.tables[_key(name)](rows[:, place]) for place, name in enumerate(fields)]
+        columns = [self._column(name, rows[:, place]) for place, name in enumerate(fields)]
         return torch.stack(columns, dim=1)
 
-    def _items(self, batch: Batch) -> Tensor:
-        """(U, fields, width) of the distinct items; a projected vector is one field more."""
-        item_UFK = self._embed(self.item_fields, batch.item_rows_UF)
-        if self.look is None:
-            return item_UFK
-        assert batch.content is not None
-        return torch.cat([item_UFK, self.look(batch.content.item_UD)[:, None]], 1)
+    def _column(self, field: str, rows: Tensor) -> Tensor:
+        """Embeddings (..., width) of one field's table rows."""
+        table = self.tables[_key(field)]
+        assert isinstance(table, nn.Embedding)
+        return table(rows) if table.sparse else pick(table.weight, rows)
 
-    def _as_behaviors(self, item_UFK: Tensor) -> Tensor:
-        """(U, D) the fields that stand for a behavior, joined."""
-        places = [*self.behavior_places, *range(len(self.item_fields), item_UFK.shape[1])]
-        return item_UFK[:, places].flatten(1)
+    def _as_behaviors(self, batch: Batch) -> Tensor:
+        """(U, D) of the distinct items: fields that stand for a behavior, and a projected vector, joined."""
+        columns = [
+            self._column(self.item_fields[place], batch.item_rows_UF[:, place])
+            for place in self.behavior_places
+        ]
+        if self.look is not None:
+            assert batch.content is not None
+            columns.append(self.look(batch.content.item_UD))
+        return torch.cat(columns, 1)
 
-    def _interest(self, past_UD: Tensor, batch: Batch, near: Near | None) -> list[Tensor]:
+    def _products(self, batch: Batch, target_BND: Tensor) -> Tensor:
+        """(B, N, fields, width) of the candidates; a projected vector is one field more.
+
+        What stands for a behavior, too, comes in `target_BND`; other fields are looked up here.
+        """
+        known = list(target_BND.unflatten(-1, (-1, self.settings.width)).unbind(2))
+        place_of = {place: number for number, place in enumerate(self.behavior_places)}
+        rows_BNF = batch.item_rows_UF[batch.product_item_BN]
+        fields = [
+            known[place_of[place]] if place in place_of else self._column(name, rows_BNF[..., place])
+            for place, name in enumerate(self.item_fields)
+        ]
+        return torch.stack(fields + known[len(place_of) :], 2)
+
+    def _interest(self, past_UD: Tensor, target_BND: Tensor, batch: Batch, near: Near | None) -> list[Tensor]:
         """What the latest behaviors say, and its product with the candidate."""
         interest, short = self.interest, batch.short
         assert interest is not None
-        query_BNA = _pick(interest.queries(past_UD), batch.product_item_BN)
-        key_BSA = _pick(interest.keys(past_UD), short.item_BS)
+        query_BNA, key_UA = interest.queries(target_BND), interest.keys(past_UD)
         side = near.history if near is not None else None
-        found_BNA, _ = interest(query_BNA, key_BSA, short.recency_BS, short.is_real_BS, side)
+        found_BNA, _ = interest.over(
+            query_BNA, key_UA, short.item_BS, short.recency_BS, short.is_real_BS, side
+        )
         return [found_BNA, found_BNA[..., : self.settings.attention] * query_BNA]
 
-    def _search(self, item_UFK: Tensor, past_UD: Tensor, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    def _search(self, past_UD: Tensor, target_BND: Tensor, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """What the found part of the long history says, and its tiers of similarity."""
         search, long = self.settings.search, batch.long
         assert search is not None and long is not None and self.exact is not None
         with torch.no_grad():
             near = long_near(batch) if search.needs_vectors else None
-            score_BNS, is_real_BNS = self._search_scores(item_UFK, batch, long, near)
+            score_BNS, is_real_BNS = self._search_scores(past_UD, batch, long, near)
             step_BNK, is_found_BNK = find(score_BNS, is_real_BNS, search.top)
             if near is None or search.unit == "attention" and not search.tiers:
                 found = Comparison(torch.zeros_like(step_BNK, dtype=past_UD.dtype), is_found_BNK)
             else:
                 found = found_of(near.similarity_BNS, near.is_real_BNS, step_BNK, is_found_BNK)
         item_BNK = long.item_BS[:, None].expand(-1, step_BNK.shape[1], -1).gather(2, step_BNK)
-        query_UA, key_UA, value_UA = self.exact.project(past_UD)
-        query_BNA = _pick(query_UA, batch.product_item_BN)
+        query_BNA, key_UA, value_UA = self.exact.project(target_BND, past_UD)
         weighed = Comparison(found.similarity_BNS, is_found_BNK)
-        interest_BNA, _ = self.exact(query_BNA, _pick(key_UA, item_BNK), _pick(value_UA, item_BNK), weighed)
+        interest_BNA, _ = self.exact(query_BNA, pick(key_UA, item_BNK), pick(value_UA, item_BNK), weighed)
         tiers = []
         if self.found_tiers is not None:
             tiers = [self.found_tiers(found.similarity_BNS, found.is_real_BNS)]
         return [interest_BNA, interest_BNA * query_BNA], tiers
 
     def _search_scores(
-        self, item_UFK: Tensor, batch: Batch, long: Behaviors, near: Comparison | None
+        self, past_UD: Tensor, batch: Batch, long: Behaviors, near: Comparison | None
     ) -> tuple[Tensor, Tensor]:
         """A number for each step of the long history, and which steps may be found."""
         search = self.settings.search
@@ -292,12 +311,12 @@ class ClickModel(nn.Module):
             assert near is not None
             return near.similarity_BNS, near.is_real_BNS
         if search.by == "id":
-            id_UD = item_UFK[:, self.behavior_places].flatten(1)
+            id_UD = past_UD[:, : len(self.behavior_places) * self.settings.width]
             return similarities(id_UD, batch.product_item_BN, long.item_BS), is_real_BNS
         leaf_U = batch.item_rows_UF[:, LEAF]
         leaf_BN1, past_BS = leaf_U[batch.product_item_BN][..., None], leaf_U[long.item_BS]
         same_BNS = (leaf_BN1 == past_BS[:, None]) & (leaf_BN1 > 0)
-        newest_S = -torch.arange(long.item_BS.shape[1], dtype=item_UFK.dtype, device=item_UFK.device)
+        newest_S = -torch.arange(long.item_BS.shape[1], dtype=past_UD.dtype, device=past_UD.device)
         return newest_S.expand_as(same_BNS), is_real_BNS & same_BNS
 
     def _matches(self, batch: Batch) -> Tensor:
@@ -309,7 +328,7 @@ class ClickModel(nn.Module):
         counts = [_same(target_BN, short.item_BS, short.is_real_BS)]
         for place in self.behavior_places[1:]:
             row_U = batch.item_rows_UF[:, place]
-            past_BS = row_U[short.item_BS]
+            past_BS = row_U.index_select(0, short.item_BS.flatten()).view_as(short.item_BS)
             counts.append(_same(row_U[target_BN], past_BS, short.is_real_BS & (past_BS > 0)))
         return torch.log1p(torch.stack(counts, -1))
 
@@ -341,7 +360,3 @@ def _key(field: str) -> str:
 
 def _same(target_BN: Tensor, past_BS: Tensor, counts_BS: Tensor) -> Tensor:
     return ((target_BN[:, :, None] == past_BS[:, None]) & counts_BS[:, None]).sum(-1).float()
-
-
-def _pick(table_UD: Tensor, index: Tensor) -> Tensor:
-    return nn.functional.embedding(index, table_UD)

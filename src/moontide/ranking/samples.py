@@ -13,7 +13,10 @@ may read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as field_of
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,16 +31,22 @@ import pydantic
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.splits import cutoff
 from moontide.foundation.errors import CheckpointError, DataError, StorageError
+from moontide.foundation.seeds import hash_share
 from moontide.foundation.settings import Settings
 from moontide.foundation.storage import new_folder, read_json, storage_errors, write_json
-from moontide.ranking.counters import COUNTERS, DAY_MS, PLACE
+from moontide.ranking.counters import COUNTED, COUNTERS, DAY_MS, PLACE, count_past, order_of_codes
 from moontide.ranking.entities import Entities, Vocabulary
-from moontide.ranking.facts import CLICK, behaviors_of, connect, facts_of, read_events, with_counters
+from moontide.ranking.facts import CLICK, ORDER, SHOW, Facts, collect_facts, connect
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+FORMAT = 2
+OLD_FORMAT = 1  # behaviors in a Parquet file, and none of the facts that samples.json holds now
 HOUR_MS = 3_600_000
+CODES = ("shopper", "query", "product", "creative", "position")
 COLUMNS = ("at", "shopper", "query", "product", "creative", "position", "label", "behavior_end")
 FLAGS = ("is_test", "is_new", "is_rare")
+OPTIONAL = ("is_kept", "version_code")
+FACTS = ("cutoff_ms", "negative_share", "versions", "left_out", "kept")
 BEHAVIORS = ("product", "query", "at", "kind")
 
 
@@ -53,6 +62,9 @@ class SampleSettings(Settings):
     rare_impressions: int = pydantic.Field(20, ge=0, description="a product with fewer in training is rare")
     min_impressions: int = pydantic.Field(3, ge=1, description="fewest in training for an own embedding")
     max_attributes: int = pydantic.Field(8, ge=0, description="attribute keys kept as id fields")
+    negative_share: float = pydantic.Field(
+        1.0, gt=0, le=1, description="impressions without a click that training keeps, share"
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,12 @@ class Samples:
         behavior_product, _query, _at, _kind: all behaviors, shopper by shopper, oldest first.
         behavior_start: (shoppers + 1,) where each shopper's behaviors begin.
         cutoff_ms: the moment the test period begins.
+        is_kept: which impressions training uses, None: all. Counters and histories saw the others as well.
+        negative_share: of the training impressions without a click, how many `is_kept` has; predictions of a
+            model trained on them are too high by it, see `calibration.py`.
+        version_code: int16, the vector version an impression was logged with, -1 for none; None: none at all.
+        versions: the versions by code.
+        left_out: rows of the log that could not be used, by reason. kept: odd ones that were.
     """
 
     event_id: pa.Array
@@ -108,14 +126,20 @@ class Samples:
     cutoff_ms: int
     entities: Entities
     vocabulary: Vocabulary
+    is_kept: np.ndarray | None = None
+    negative_share: float = 1.0
+    version_code: np.ndarray | None = None
+    versions: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field_of(default_factory=dict)
+    kept: Mapping[str, int] = field_of(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.at)
 
     @property
     def train_rows(self) -> np.ndarray:
-        """Row numbers before the cutoff, in order of time."""
-        return np.flatnonzero(~self.is_test)
+        """Row numbers before the cutoff that training uses, in order of time."""
+        return np.flatnonzero(~self.is_test if self.is_kept is None else ~self.is_test & self.is_kept)
 
     @property
     def test_rows(self) -> np.ndarray:
@@ -132,18 +156,40 @@ class Samples:
         """How many behaviors each shopper had before each impression."""
         return self.behavior_end
 
+    def version_counts(self) -> dict[str, int]:
+        """Impressions by the vector version they were logged with; "" for those that name none."""
+        if self.version_code is None:
+            return {"": len(self)} if len(self) else {}
+        num = np.bincount(self.version_code + 1, minlength=len(self.versions) + 1).tolist()
+        return {name: count for name, count in zip(("", *self.versions), num, strict=True) if count}
+
     def history(self, rows: np.ndarray, steps: int) -> History:
-        """The latest `steps` behaviors before the impressions `rows`, newest first, padded at the end."""
-        start = self.behavior_start[self.shopper[rows]]
-        end = start + self.behavior_end[rows]
-        place = end[:, None] - 1 - np.arange(steps)
-        is_real = place >= start[:, None]
-        if not len(self.behavior_product):
-            return empty_history(len(rows), steps)
-        place = np.where(is_real, place, 0)
-        product = np.where(is_real, self.behavior_product[place], -1)
-        query = np.where(is_real, self.behavior_query[place], -1)
-        return History(product, self.behavior_at[place], self.behavior_kind[place], query)
+        """The latest `steps` behaviors before the impressions `rows`, newest first, padded at the end.
+
+        Whole pieces of the stored behaviors are copied, without an index for each step: 10,000 steps cost
+        what they hold and no more.
+        """
+        length = np.minimum(self.behavior_end[rows], steps)
+        end = self.behavior_start[self.shopper[rows]] + self.behavior_end[rows]
+        is_padding = np.arange(steps) >= length[:, None]
+        fillers = {"product": -1, "at": 0, "kind": 0, "query": -1}
+        columns = {}
+        for name, filler in fillers.items():
+            column = _latest(getattr(self, f"behavior_{name}"), end, steps, int(length.max(initial=0)))
+            np.putmask(column, is_padding, filler)
+            columns[name] = column
+        return History(**columns)
+
+    def part(self, rows: np.ndarray) -> Samples:
+        """Some of the impressions, by ascending row number; behaviors stay where they are."""
+        names = (
+            *COLUMNS,
+            *FLAGS,
+            "counters",
+            *(name for name in OPTIONAL if getattr(self, name) is not None),
+        )
+        columns = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, event_id=self.event_id.take(pa.array(rows)), **columns)
 
     def join(self, table: pa.Table, column: str, key: str = "event_id") -> np.ndarray:
         """A column of another table with `event_id`s, such as truth/impressions, in the order of the samples.
@@ -156,21 +202,27 @@ class Samples:
         return values.to_numpy(zero_copy_only=False)
 
     def save(self, path: Path | str) -> None:
-        """Write the samples into a folder of Parquet files; when complete it appears, or replaces another."""
+        """Write the samples into a folder; when complete it appears, or replaces another.
+
+        Impressions are Parquet, behaviors are arrays that `load` maps into memory: processes that train on
+        the same samples share one copy of them.
+        """
         path = Path(path)
         with new_folder(path, replace=True) as folder:
             columns: dict[str, Any] = {"event_id": self.event_id}
             columns |= {name: getattr(self, name) for name in (*COLUMNS, *FLAGS)}
             columns |= {name: self.counters[:, place] for name, place in PLACE.items()}
-            behaviors = {name: getattr(self, f"behavior_{name}") for name in BEHAVIORS}
+            columns |= {name: getattr(self, name) for name in OPTIONAL if getattr(self, name) is not None}
             with storage_errors(path):
                 pq.write_table(pa.table(columns), folder / "impressions.parquet", compression="zstd")
-                pq.write_table(pa.table(behaviors), folder / "behaviors.parquet", compression="zstd")
-                pq.write_table(pa.table({"start": self.behavior_start}), folder / "starts.parquet")
+                for name in (*BEHAVIORS, "start"):
+                    np.save(folder / f"behavior_{name}.npy", getattr(self, f"behavior_{name}"))
             (folder / "entities").mkdir()
             self.entities.save(folder / "entities")
             self.vocabulary.save(folder / "vocabulary.json")
-            write_json(folder / "samples.json", {"format": FORMAT, "cutoff_ms": self.cutoff_ms})
+            write_json(
+                folder / "samples.json", {"format": FORMAT} | {name: getattr(self, name) for name in FACTS}
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> Samples:
@@ -184,18 +236,18 @@ class Samples:
             facts = read_json(path / "samples.json")
         except StorageError:
             raise CheckpointError(f"no ranking samples at {path}: build them first") from None
-        if facts.get("format") != FORMAT:
+        if facts.get("format") not in (OLD_FORMAT, FORMAT):
             raise CheckpointError(f"{path} has samples of format {facts.get('format')}: build them again")
         table = pq.read_table(path / "impressions.parquet").combine_chunks()
-        behaviors = pq.read_table(path / "behaviors.parquet")
-        columns = {name: _array(table, name) for name in (*COLUMNS, *FLAGS)}
-        columns |= {f"behavior_{name}": _array(behaviors, name) for name in BEHAVIORS}
+        optional = [name for name in OPTIONAL if name in table.column_names]
+        known: dict[str, Any] = {name: facts[name] for name in FACTS if name in facts}
+        known |= {name: _array(table, name) for name in (*COLUMNS, *FLAGS, *optional)}
+        known["versions"] = tuple(known.get("versions", ()))
         return cls(
-            **columns,
+            **known,
             event_id=table.column("event_id").combine_chunks(),
             counters=np.stack([_array(table, name) for name in COUNTERS], axis=1),
-            behavior_start=_array(pq.read_table(path / "starts.parquet"), "start"),
-            cutoff_ms=facts["cutoff_ms"],
+            **_load_behaviors(path, facts["format"]),
             entities=Entities.load(path / "entities"),
             vocabulary=Vocabulary.load(path / "vocabulary.json"),
         )
@@ -218,13 +270,21 @@ def build_samples(
     dataset.require("ranking", "events")
     border = _milliseconds(cutoff(dataset.table("events", ["kind", "at"]), settings.test_share))
     entities = Entities.read(dataset, settings.max_attributes)
-    connection = connection or connect()
-    facts = facts_of(read_events(connection, dataset.files("events"), entities)).cache()
-    shows = with_counters(facts).to_pyarrow()
-    behaviors = behaviors_of(facts).to_pyarrow()
-    if not len(shows):
+    facts = collect_facts(connection or connect(), dataset.files("events"), entities)
+    for name, count in facts.left_out.items():
+        log.warning("%s: %d rows of the log are left out: %s", dataset.path, count, name)
+    if not (_array(facts.table, "kind") == SHOW).any():
         raise DataError(f"no impression of {dataset.path} shows a product of its catalog: check the ids")
-    return _assemble(shows, behaviors, entities, border, settings)
+    samples = _assemble(facts, entities, border, settings)
+    clicks = int(samples.label[samples.train_rows].sum())
+    if clicks in (0, len(samples.train_rows)):
+        log.warning(
+            "%s: %d of %d training impressions were clicked: a click model needs both kinds",
+            dataset.path,
+            clicks,
+            len(samples.train_rows),
+        )
+    return samples
 
 
 def empty_history(rows: int, steps: int) -> History:
@@ -234,53 +294,112 @@ def empty_history(rows: int, steps: int) -> History:
     return History(none, np.zeros(shape, np.int64), np.zeros(shape, np.uint8), none)
 
 
-def _assemble(
-    shows: pa.Table, behaviors: pa.Table, entities: Entities, border: int, settings: SampleSettings
-) -> Samples:
-    at, kinds = _array(shows, "ms"), _array(behaviors, "kind")
-    codes = {
-        name: _array(shows, name).astype(np.int32)
-        for name in ("shopper", "query", "product", "creative", "position")
-    }
-    leaf = entities.leaf_codes()[codes["product"]]
-    counters = _counters(shows, codes["query"], leaf, at, np.sort(_array(behaviors, "ms")[kinds == CLICK]))
-    is_test = at >= border
-    shown = np.bincount(codes["product"][~is_test], minlength=len(entities.products))
-    created = entities.created_at[codes["product"]]
+def _latest(column: np.ndarray, end: np.ndarray, steps: int, longest: int) -> np.ndarray:
+    """(rows, steps) entries before each `end`, the last one first; past the `longest` row, anything."""
+    latest = np.empty((len(end), steps), column.dtype)
+    if longest:
+        # Row r of the window is column[r], column[r - 1], ...; the first rows would begin before the column.
+        inside = np.lib.stride_tricks.sliding_window_view(column, longest)[:, ::-1]
+        begin = end - longest
+        latest[:, :longest] = inside[np.maximum(begin, 0)]
+        for row in np.flatnonzero(begin < 0):
+            latest[row, : end[row]] = column[: end[row]][::-1]
+    return latest
+
+
+def _load_behaviors(path: Path, form: int) -> dict[str, np.ndarray]:
+    if form == OLD_FORMAT:
+        table = pq.read_table(path / "behaviors.parquet")
+        columns = {f"behavior_{name}": _array(table, name) for name in BEHAVIORS}
+        return columns | {"behavior_start": _array(pq.read_table(path / "starts.parquet"), "start")}
+    names = [f"behavior_{name}" for name in (*BEHAVIORS, "start")]
+    # A plain array over the map: numpy's memmap class slows every single look-up.
+    return {name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r")) for name in names}
+
+
+def _assemble(facts: Facts, entities: Entities, border: int, settings: SampleSettings) -> Samples:
+    columns = {name: _array(facts.table, name) for name in facts.table.column_names if name != "event_id"}
+    is_show = columns["kind"] == SHOW
+    shows = {name: column[is_show] for name, column in columns.items()}
+    event_id = facts.table.column("event_id").filter(pa.array(is_show)).cast(pa.string()).combine_chunks()
+    codes = {name: shows[name].astype(np.int32) for name in CODES}
+    at, is_test, product = shows["ms"], shows["ms"] >= border, codes["product"]
+    counters = _counters(columns, is_show, entities.leaf_codes())
+    is_kept = _kept_negatives(event_id, shows, shows["label"] | is_test, settings.negative_share)
+    shown = np.bincount(product[~is_test], minlength=len(entities.products))
+    created = entities.created_at[product]
     is_new = created >= border if settings.new_days is None else at - created < settings.new_days * DAY_MS
-    owner = _array(behaviors, "shopper")
+    is_train = ~is_test if is_kept is None else ~is_test & is_kept
     return Samples(
         **codes,
-        event_id=shows.column("event_id").combine_chunks(),
+        **_behaviors(columns, is_show, len(entities.shoppers)),
+        event_id=event_id,
         at=at,
-        label=_array(shows, "label"),
+        label=shows["label"],
         counters=counters,
         behavior_end=counters[:, PLACE["shopper_clicks"]] + counters[:, PLACE["shopper_orders"]],
         is_test=is_test,
         is_new=is_new,
-        is_rare=shown[codes["product"]] < settings.rare_impressions,
-        behavior_product=_array(behaviors, "product").astype(np.int32),
-        behavior_query=_array(behaviors, "query").astype(np.int32),
-        behavior_at=_array(behaviors, "ms"),
-        behavior_kind=kinds.astype(np.uint8),
-        behavior_start=np.searchsorted(owner, np.arange(len(entities.shoppers) + 1)).astype(np.int64),
+        is_rare=shown[product] < settings.rare_impressions,
         cutoff_ms=border,
         entities=entities,
-        vocabulary=_vocabulary(entities, codes, ~is_test, settings.min_impressions),
+        vocabulary=_vocabulary(entities, codes, is_train, settings.min_impressions),
+        is_kept=is_kept,
+        negative_share=settings.negative_share,
+        version_code=shows["version"].astype(np.int16) if facts.versions else None,
+        versions=facts.versions,
+        left_out=facts.left_out,
+        kept=facts.kept,
     )
 
 
-def _counters(
-    shows: pa.Table, query: np.ndarray, leaf: np.ndarray, at: np.ndarray, click_at: np.ndarray
-) -> np.ndarray:
-    columns = {name: _array(shows, name) for name in COUNTERS if name in shows.column_names}
-    columns["all_shows"] = np.searchsorted(at, at, side="left")  # impressions are in order of time
-    columns["all_clicks"] = np.searchsorted(click_at, at, side="left")
-    for name in ("query_shows", "query_clicks"):
-        columns[name] = np.where(query >= 0, columns[name], 0)  # requests without a query share nothing
-    for name in ("leaf_shows", "leaf_clicks"):
-        columns[name] = np.where(leaf >= 0, columns[name], 0)  # nor do products without a category
-    return np.stack([columns[name].astype(np.int32) for name in COUNTERS], axis=1)
+def _behaviors(
+    columns: dict[str, np.ndarray], is_show: np.ndarray, num_shoppers: int
+) -> dict[str, np.ndarray]:
+    """Clicks and orders, shopper by shopper from the oldest to the newest; facts are in order of time."""
+    place = np.flatnonzero(~is_show)
+    place = place[order_of_codes(columns["shopper"][place])]
+    start = np.searchsorted(columns["shopper"][place], np.arange(num_shoppers + 1)).astype(np.int64)
+    return {
+        "behavior_product": columns["product"][place].astype(np.int32),
+        "behavior_query": columns["query"][place].astype(np.int32),
+        "behavior_at": columns["ms"][place],
+        "behavior_kind": columns["kind"][place].astype(np.uint8),
+        "behavior_start": start,
+    }
+
+
+def _kept_negatives(
+    event_id: pa.Array, shows: dict[str, np.ndarray], is_safe: np.ndarray, share: float
+) -> np.ndarray | None:
+    """Which impressions training keeps: all safe ones, and a share of the others by the hash of their id."""
+    if share == 1:
+        return None
+    is_kept = is_safe.copy()
+    rows = np.flatnonzero(~is_safe)
+    codes = zip(*(shows[name][rows].tolist() for name in ("shopper", "product", "ms")), strict=True)
+    ids = event_id.take(pa.array(rows)).to_pylist()
+    names = (f"{code}" if name is None else name for name, code in zip(ids, codes, strict=True))
+    is_kept[rows] = [hash_share(name, "negatives") < share for name in names]
+    return is_kept
+
+
+def _counters(columns: dict[str, np.ndarray], is_show: np.ndarray, leaf_of: np.ndarray) -> np.ndarray:
+    """(impressions, len(COUNTERS)) of what was strictly earlier than each."""
+    at, kind = columns["ms"], columns["kind"]
+    codes = {name: columns[name] for name in ("product", "shopper", "query")}
+    codes["leaf"] = leaf_of[columns["product"]].astype(np.int32)
+    counters = np.empty((int(is_show.sum()), len(COUNTERS)), np.int32)
+    for name in COUNTED:
+        past = count_past(codes[name], at, kind)[is_show]
+        # Requests without a query share nothing, nor do products without a category.
+        past[codes[name][is_show] < 0] = 0
+        for what, number in (("shows", SHOW), ("clicks", CLICK), ("orders", ORDER)):
+            if (place := PLACE.get(f"{name}_{what}")) is not None:
+                counters[:, place] = past[:, number]
+    for what, number in (("shows", SHOW), ("clicks", CLICK)):
+        counters[:, PLACE[f"all_{what}"]] = np.searchsorted(at[kind == number], at[is_show], side="left")
+    return counters
 
 
 def _vocabulary(

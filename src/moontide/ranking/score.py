@@ -5,9 +5,10 @@
     scorer.observe(shopper, query, shown, clicked, at)       # what happened then counts for the next request
 
 The shopper's history, its embeddings and the request's part of the tower are computed once per request,
-whatever the number of candidates. Batches are made by the code that made them in training, and the state
-counts what samples count, so a stored impression gets the same probability here and there, up to the
-rounding of vectors that were trained on as float16.
+whatever the number of candidates. An engine (`engine.py`) computes the logits: the exported graph where
+there is one, else PyTorch. It looks up what training looked up, and the state counts what samples count, so
+a stored impression gets the same probability here and there, up to the rounding of vectors that were
+trained on as float16.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from moontide.catalog.dataset import Dataset
 from moontide.foundation.errors import DataError
+from moontide.ranking.calibration import SlicedCalibrator, product_slices
 from moontide.ranking.content import ContentTable, Store
+from moontide.ranking.engine import Asked, Engine, TorchEngine, open_engine
 from moontide.ranking.entities import Entities, find_codes
 from moontide.ranking.samples import Samples, build_samples
 from moontide.ranking.state import OnlineState
 from moontide.ranking.train import Trained
 
 CELLS = 2_000_000  # similarities held at once: requests x candidates x steps
+NO_VECTORS = "this click model reads vectors: give a ContentTable or a representation center"
 
 
 class ClickScorer:
@@ -37,15 +40,24 @@ class ClickScorer:
         entities: of the dataset whose codes requests use.
         vectors: aligned with those codes; None for a model of ids alone.
         state: what happened so far.
+        engine: that computes logits; default PyTorch.
     """
 
     def __init__(
-        self, trained: Trained, entities: Entities, vectors: ContentTable | None, state: OnlineState
+        self,
+        trained: Trained,
+        entities: Entities,
+        vectors: ContentTable | None,
+        state: OnlineState,
+        engine: Engine | None = None,
     ):
         if trained.model.settings.reads_vectors and vectors is None:
-            raise DataError("this click model reads vectors: give a ContentTable or a representation center")
+            raise DataError(NO_VECTORS)
         self.trained, self.entities, self.state = trained, entities, state
-        self._feed = trained.feed(entities, vectors)
+        self._engine = engine or TorchEngine(trained.model, trained.feed(entities, vectors))
+        self._slice_of = None
+        if isinstance(trained.calibrator, SlicedCalibrator):
+            self._slice_of = product_slices(trained.calibrator.by, entities, trained.vocabulary)
         self._shoppers = {name: code for code, name in enumerate(entities.shopper_ids.to_pylist())}
         self._num_trained_shoppers = len(self._shoppers)
         trained.model.eval()
@@ -59,6 +71,8 @@ class ClickScorer:
         version: str | None = None,
         samples: Samples | None = None,
         until_ms: int | None = None,
+        engine: str | None = None,
+        threads: int = 1,
     ) -> ClickScorer:
         """Load a click model with the state after a dataset's log.
 
@@ -69,9 +83,13 @@ class ClickScorer:
             version: of the vectors in the center; default the one the model was trained with.
             samples: of the dataset, if they are there already.
             until_ms: leave out events from this moment on.
+            engine: "onnx", "torch", or None: the exported graph if the folder has one of this model, else
+                PyTorch and a line in the log.
+            threads: that onnxruntime uses for one request.
 
         Raises:
-            CheckpointError: no model in `folder`.
+            CheckpointError: no model in `folder`, or "onnx" without a graph of this model.
+            SettingsError: another engine.
             DataError: the model needs vectors and there are none; the dataset has no impressions.
         """
         trained = Trained.load(folder)
@@ -82,14 +100,22 @@ class ClickScorer:
             wanted = version or trained.version or None
             needed = trained.model.settings.reads_vectors
             vectors = ContentTable.read(vectors, samples.entities, wanted) if needed else None
+        if trained.model.settings.reads_vectors and vectors is None:
+            raise DataError(NO_VECTORS)
         state = OnlineState.of_samples(samples, trained.model.settings.all_steps, until_ms)
-        return cls(trained, samples.entities, vectors, state)
+        chosen = open_engine(Path(folder), trained, samples.entities, vectors, engine, threads)
+        return cls(trained, samples.entities, vectors, state, chosen)
 
     @property
     def version(self) -> str:
         """Kind of model and version of its vectors, for logs."""
         kind = "content" if self.trained.model.settings.reads_vectors else "id"
         return f"{kind} {self.trained.version}".strip()
+
+    @property
+    def engine(self) -> str:
+        """What computes the logits: "onnx" or "torch"."""
+        return self._engine.name
 
     def product_codes(self, ids: Sequence[str | None]) -> np.ndarray:
         """Codes of product ids, -1 for one the dataset lacks."""
@@ -132,7 +158,7 @@ class ClickScorer:
         """
         shopper, query, product = (np.asarray(column, np.int64) for column in (shopper, query, product))
         at = np.broadcast_to(np.asarray(at, np.int64), shopper.shape)
-        step = max(1, CELLS // max(product.shape[1] * self._feed.all_steps, 1))
+        step = max(1, CELLS // max(product.shape[1] * self.trained.model.settings.all_steps, 1))
         parts = [np.zeros((0, product.shape[1]))]
         for start in range(0, len(shopper), step):
             piece = slice(start, start + step)
@@ -182,9 +208,13 @@ class ClickScorer:
         creative: np.ndarray | None,
     ) -> np.ndarray:
         counters = self.state.counters(shopper, query, product)
-        history = self.state.history(shopper, self._feed.all_steps)
+        history = self.state.history(shopper, self.trained.model.settings.all_steps)
         known = np.where(shopper < self._num_trained_shoppers, shopper, -1)
-        batch = self._feed.make(known, query, product, at, counters, history, creative, query_vectors)
-        with torch.no_grad():
-            logit = self.trained.model(batch).double().numpy()
-        return np.where(product >= 0, self.trained.calibrator(logit), 0.0)
+        asked = Asked(known, query, product, at, counters, history, query_vectors, creative)
+        return np.where(product >= 0, self._calibrated(self._engine.logits(asked), product), 0.0)
+
+    def _calibrated(self, logit: np.ndarray, product: np.ndarray) -> np.ndarray:
+        calibrator = self.trained.calibrator
+        if isinstance(calibrator, SlicedCalibrator):
+            return calibrator(logit, None if self._slice_of is None else self._slice_of[product])
+        return calibrator(logit)

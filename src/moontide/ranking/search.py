@@ -53,7 +53,8 @@ def similarities(
         past_vector_UD: table of the behaviors, where it is another one (a projection) than the targets'.
     """
     past_UD = vector_UD if past_vector_UD is None else past_vector_UD
-    if past_BS.shape[1] * GRAM_RATIO < len(past_UD):
+    is_short = torch.compiler.is_exporting() or past_BS.shape[1] * GRAM_RATIO < len(past_UD)
+    if is_short:  # an exported graph has one request, whose behaviors are looked up once anyway
         return vector_UD[target_BN] @ past_UD[past_BS].transpose(1, 2)
     return by_pairs(vector_UD, target_BN, past_BS, past_UD)
 

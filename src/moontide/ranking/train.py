@@ -12,56 +12,42 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import torch
-from torch import nn
 
+from moontide.encoder.objectives.gather import rank
 from moontide.foundation.errors import CheckpointError, DataError, SettingsError, StorageError
-from moontide.foundation.progress import track
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
-from moontide.foundation.settings import Settings
 from moontide.foundation.storage import read_json, write_bytes, write_json
+from moontide.ranking import resume
 from moontide.ranking.batches import Feed
-from moontide.ranking.calibration import Calibrator, fit_calibrator
+from moontide.ranking.calibration import (
+    Calibrator,
+    SlicedCalibrator,
+    calibrator_of,
+    fit_calibrator,
+    fit_sliced,
+    product_slices,
+)
 from moontide.ranking.content import ContentTable
 from moontide.ranking.entities import Entities, Vocabulary
-from moontide.ranking.metrics import auc, click_metrics, pcoc
+from moontide.ranking.fit import JOINT, Fit, Phase, TrainSettings, Watch, scores_of
 from moontide.ranking.heads import ContentSettings
+from moontide.ranking.metrics import auc, click_metrics, pcoc
 from moontide.ranking.models import ClickModel, ClickSettings
+from moontide.ranking.pretrain_content import content_phase, frozen_names, learning_together
 from moontide.ranking.samples import Samples
 from moontide.ranking.semantic import fit_centers
 
 log = logging.getLogger(__name__)
 FORMAT = 2
 FIT_ROWS = 20_000  # rows that scales are measured on
-SCORE_ROWS = 4_096
 MAX_POSITIONS = 64
-LOG_STEPS = 50
-
-
-class TrainSettings(Settings):
-    """How a click model is trained."""
-
-    batch_size: int = pydantic.Field(1024, ge=1, description="impressions of one step")
-    dense_lr: float = pydantic.Field(2e-3, gt=0, description="learning rate of layers (AdamW)")
-    embedding_lr: float = pydantic.Field(5e-3, gt=0, description="learning rate of tables and linear parts")
-    weight_decay: float = pydantic.Field(1e-2, ge=0, description="of layers; tables have none")
-    warmup: float = pydantic.Field(0.05, ge=0, lt=1, description="share of steps in which the rate rises")
-    epochs: int = pydantic.Field(1, ge=1, description="passes over the training period; ids want one")
-    unknown_share: float = pydantic.Field(
-        0.02, ge=0, lt=1, description="ids hidden in training, so that row 0 stands for the new; share"
-    )
-    calibration: str = pydantic.Field("platt", description="platt, isotonic or none")
-    calibration_share: float = pydantic.Field(
-        0.05, ge=0, lt=0.5, description="last share of the training period, kept to calibrate on"
-    )
 
 
 @dataclass
@@ -78,7 +64,7 @@ class Trained:
 
     model: ClickModel
     vocabulary: Vocabulary
-    calibrator: Calibrator
+    calibrator: Calibrator | SlicedCalibrator
     rows: np.ndarray
     scores: np.ndarray
     logged_scores: np.ndarray
@@ -105,7 +91,11 @@ class Trained:
             "model": self.model.settings.model_dump(),
             "sizes": self.model.sizes,
         }
-        facts |= {"dim": self.model.dim, "num_positions": self.model.num_positions, "training": self.training.model_dump()}
+        facts |= {
+            "dim": self.model.dim,
+            "num_positions": self.model.num_positions,
+            "training": self.training.model_dump(),
+        }
         facts |= {"calibrator": self.calibrator.facts(), "version": self.version}
         write_json(folder / "settings.json", facts)
 
@@ -135,7 +125,7 @@ class Trained:
         return cls(
             model,
             Vocabulary.load(folder / "vocabulary.json"),
-            Calibrator(**facts["calibrator"]),
+            calibrator_of(facts["calibrator"]),
             **columns,
             metrics=read_json(folder / "metrics.json"),
             training=TrainSettings(**facts["training"]),
@@ -151,11 +141,13 @@ def train_click_model(
     training: TrainSettings | None = None,
     run: Run | None = None,
     stage: str = "ranking",
+    watch: Watch | None = None,
 ) -> Trained:
     """Train on the training period and score the test period; the same seed gives the same model.
 
     Models of one seed see the same batches and start from the same weights where they share parts, so their
-    difference is what the parts they do not share are worth.
+    difference is what the parts they do not share are worth. With MAKE its content model is trained first.
+    Under torchrun (`foundation.device.ranks`) all ranks call this and get the same result.
 
     Args:
         samples: from `build_samples`.
@@ -163,46 +155,42 @@ def train_click_model(
         settings: default ids alone, or ids and content when there are vectors.
         seed: of weights, order and hidden ids.
         training: see `TrainSettings`.
-        run, stage: where loss and metrics are logged.
+        run, stage: where loss and metrics are logged, and checkpoints are kept until the training has ended.
+        watch: instead of `run` and `stage`, with more to set: checkpoints without a run, how often.
 
     Returns:
         The model and its test predictions. Metrics: those of `click_metrics` for `scores`, `auc_logged` with
-        the logged positions, `pcoc_before` calibration, `train_loss` (last tenth), `samples_per_second`.
+        the logged positions, `pcoc_before` calibration, `train_loss` (last tenth), `samples_per_second`, and
+        `make_auc_1`, ...: AUC of MAKE's content model on the held-out slice after each of its passes.
 
     Raises:
         SettingsError: `content` without vectors.
-        DataError: the training period is empty or has no click.
+        DataError: the training period is empty or has no click; a loss is no finite number.
+        CheckpointError: the run holds checkpoints of a training with other settings or data.
     """
     settings = settings or ClickSettings(content=None if vectors is None else ContentSettings())
     training = training or TrainSettings()
-    if settings.reads_vectors and vectors is None:
-        raise SettingsError("content needs vectors: give a ContentTable, or set content to None")
-    if vectors is not None and not settings.reads_vectors:
-        log.warning("content is off: the vectors are not read")
-        vectors = None
+    watch = watch or Watch(run, stage, run.checkpoints(stage) if run is not None else None)
+    settings, vectors = _agreed(settings, training, vectors)
     learned, held = _learned_and_held(samples, training.calibration_share)
     model = _new_model(samples, settings, seed, learned, vectors)
     feed = feed_of(model, samples.vocabulary, samples.entities, vectors)
     fitted = np.sort(stream(seed, "scales").permutation(learned)[:FIT_ROWS])
     model.fit_scales(feed.of_samples(samples, fitted), *_by_position(samples, learned, model.num_positions))
-    start = time.monotonic()
-    loss = _fit(model, feed, samples, learned, training, seed, run, stage)
-    rate = len(learned) * training.epochs / max(time.monotonic() - start, 1e-9)
-    held_logit, _ = predict(model, feed, samples, held)
-    calibrator = fit_calibrator(
-        held_logit, samples.label[held], training.calibration if len(held) else "none"
-    )
-    rows = samples.test_rows
-    logit, position = predict(model, feed, samples, rows)
-    metrics = {"train_loss": loss, "samples_per_second": rate}
-    metrics |= _test_metrics(samples, rows, logit, position, calibrator)
-    if run is not None:
-        run.log(stage, training.epochs, **metrics)
-    plain = Calibrator()
-    scores, logged = calibrator(logit), plain(logit + position)
-    version = vectors.version if vectors else ""
-    vocabulary = samples.vocabulary
-    return Trained(model, vocabulary, calibrator, rows, scores, logged, metrics, training, version)
+    phases = _phases(model, feed, samples, vectors, training)
+    asked = [settings.model_dump(), training.model_dump(), seed]
+    identity = resume.identity_of(samples, vectors, asked) if watch.folder is not None else ""
+    done = Fit(model, samples, learned, held, training, seed, watch, identity).run(phases)
+    trained = _finished(model, feed, samples, held, training, vectors)
+    steps = -(-len(learned) // training.batch_size) * training.epochs
+    rows = len(learned) * sum(phase.epochs for phase in phases)
+    figures = {"train_loss": float(np.mean(done.losses[-max(steps // 10, 1) :])), **done.figures}
+    trained.metrics = {**figures, "samples_per_second": rows / max(done.seconds, 1e-9), **trained.metrics}
+    if rank() == 0:
+        if watch.run is not None:
+            watch.run.log(watch.stage, steps, **trained.metrics)
+        resume.forget(watch.folder)
+    return trained
 
 
 def feed_of(
@@ -214,8 +202,8 @@ def feed_of(
     if content is not None and vectors is not None:
         if vectors.product.dim != model.dim:
             raise CheckpointError(
-                f"the click model reads vectors of {model.dim} numbers, these have {vectors.product.dim}: give "
-                f"those of version {vectors.version!r} it was trained with, or train again"
+                f"the click model reads vectors of {model.dim} numbers, these have {vectors.product.dim}: "
+                f"give those of version {vectors.version!r} it was trained with, or train again"
             )
         semantic = model.semantic_codes(vectors.product.vectors, vectors.product.present)
     return Feed(
@@ -234,73 +222,84 @@ def feed_of(
 def predict(
     model: ClickModel, feed: Feed, samples: Samples, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Click logits of stored impressions at an average position, and what their own position adds."""
+    """Click logits of stored impressions at an average position, and what their own position adds.
+
+    Under torchrun each rank computes its share, all ranks must call this, and each gets all rows.
+    """
     model.eval()
-    logits, positions = [np.zeros(0)], [np.zeros(0)]
+    logit = scores_of(model, feed, samples, rows)
     with torch.no_grad():
-        for start in range(0, len(rows), SCORE_ROWS):
-            batch = feed.of_samples(samples, rows[start : start + SCORE_ROWS])
-            logits.append(model(batch)[:, 0].double().numpy())
-            positions.append(model.position_logit(batch.position_BN)[:, 0].double().numpy())
-    return np.concatenate(logits), np.concatenate(positions)
+        position_B = torch.from_numpy(samples.position[rows].astype(np.int64))
+        return logit, model.position_logit(position_B).double().numpy()
 
 
-def _fit(
+def _agreed(
+    settings: ClickSettings, training: TrainSettings, vectors: ContentTable | None
+) -> tuple[ClickSettings, ContentTable | None]:
+    """Settings and vectors that fit each other, with a warning for what is ignored."""
+    if settings.reads_vectors and vectors is None:
+        raise SettingsError("content needs vectors: give a ContentTable, or set content to None")
+    if vectors is not None and not settings.reads_vectors:
+        log.warning("content is off: the vectors are not read")
+        vectors = None
+    if training.epochs > 1 and not training.reset_ids:
+        log.warning(
+            "%d epochs: ids overfit from the second on; set reset_ids, or epochs to 1", training.epochs
+        )
+    if training.epochs == 1 and training.reset_ids:
+        log.warning("reset_ids has no effect in one epoch")
+    return learning_together(settings), vectors
+
+
+def _phases(
+    model: ClickModel, feed: Feed, samples: Samples, vectors: ContentTable | None, training: TrainSettings
+) -> list[Phase]:
+    """MAKE's content model alone, if there is one; then everything that is not frozen."""
+    names = frozenset(name for name, _ in model.named_parameters()) - frozen_names(model)
+    ids = frozenset(name for name in names if name.startswith("tables."))
+    joint = Phase(
+        JOINT,
+        training.epochs,
+        feed,
+        model,
+        names,
+        unknown_share=training.unknown_share,
+        resets=ids if training.reset_ids and training.epochs > 1 else frozenset(),
+        is_in_time=training.order == "time" and bool(samples.at.min() < samples.at.max()),
+    )
+    content = content_phase(model, samples.vocabulary, samples.entities, vectors)
+    return [joint] if content is None else [content, joint]
+
+
+def _finished(
     model: ClickModel,
     feed: Feed,
     samples: Samples,
-    rows: np.ndarray,
+    held: np.ndarray,
     training: TrainSettings,
-    seed: int,
-    run: Run | None,
-    stage: str,
-) -> float:
-    optimizer = _optimizer(model, training)
-    steps = -(-len(rows) // training.batch_size) * training.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, training.warmup))
-    hidden, losses, step = stream(seed, "unknown"), [], 0
-    model.train()
-    with track(len(rows) * training.epochs, "click model") as meter:
-        for epoch in range(training.epochs):
-            order = stream(seed, "order", epoch).permutation(rows)
-            for start in range(0, len(order), training.batch_size):
-                picked = order[start : start + training.batch_size]
-                batch = feed.of_samples(
-                    samples, picked, hidden.random((len(picked), 3)) < training.unknown_share
-                )
-                logit_BN = model(batch) + model.position_logit(batch.position_BN)
-                assert batch.label_BN is not None
-                loss = nn.functional.binary_cross_entropy_with_logits(logit_BN, batch.label_BN)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                step += 1
-                losses.append(float(loss.detach()))
-                meter.step(len(picked))
-                if run is not None and step % LOG_STEPS == 0:
-                    run.log(stage, step, loss=float(np.mean(losses[-LOG_STEPS:])))
-    model.eval()
-    return float(np.mean(losses[-max(steps // 10, 1) :]))
-
-
-def _optimizer(model: ClickModel, training: TrainSettings) -> torch.optim.Optimizer:
-    """Two groups: layers, and tables with the linear parts, which see few or single inputs at a time."""
-    quick = model.quick_parameters()
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, weight in model.named_parameters():
-        groups[name in quick].append(weight)
-    layers = {"params": groups[False], "lr": training.dense_lr, "weight_decay": training.weight_decay}
-    tables = {"params": groups[True], "lr": training.embedding_lr, "weight_decay": 0.0}
-    return torch.optim.AdamW([layers, tables], fused=True)
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """A rise over the first share of steps, then a straight fall to a tenth."""
-    rise = max(int(steps * warmup), 1)
-    if step < rise:
-        return (step + 1) / rise
-    return 1 - 0.9 * (step - rise) / max(steps - rise, 1)
+    vectors: ContentTable | None,
+) -> Trained:
+    """Calibrate on the held-out slice and score the test period."""
+    share = float(getattr(samples, "negative_share", 1.0))
+    keys = product_slices(training.calibration_by, samples.entities, samples.vocabulary)
+    held_logit, _ = predict(model, feed, samples, held)
+    fitted = (held_logit, samples.label[held])
+    method, by = training.calibration if len(held) else "none", training.calibration_by
+    if keys is None:
+        calibrator = fit_calibrator(*fitted, method, share)
+    else:
+        calibrator = fit_sliced(*fitted, keys[samples.product[held]], by, method, share)
+    rows = samples.test_rows
+    logit, position = predict(model, feed, samples, rows)
+    scores = calibrator(logit, None if keys is None else keys[samples.product[rows]])
+    plain = Calibrator(negative_share=share)
+    label = samples.label[rows]
+    metrics: dict[str, Any] = click_metrics(scores, label, samples.shopper[rows])
+    metrics["auc_logged"] = auc(logit + position, label)
+    metrics["pcoc_before"] = pcoc(Calibrator()(logit), label)
+    version = vectors.version if vectors else ""
+    logged = plain(logit + position)
+    return Trained(model, samples.vocabulary, calibrator, rows, scores, logged, metrics, training, version)
 
 
 def _learned_and_held(samples: Samples, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -323,7 +322,9 @@ def _new_model(
     model.initialize(seed)
     if settings.content is not None and settings.content.semantic is not None and vectors is not None:
         table = vectors.product
-        centers = fit_centers(table.take(np.flatnonzero(table.present)).numpy(), settings.content.semantic, seed)
+        centers = fit_centers(
+            table.take(np.flatnonzero(table.present)).numpy(), settings.content.semantic, seed
+        )
         model.semantic_centers.copy_(torch.from_numpy(centers))
     return model
 
@@ -335,13 +336,3 @@ def _by_position(samples: Samples, rows: np.ndarray, slots: int) -> tuple[np.nda
     shows = np.bincount(place[known], minlength=slots) + (~known).sum() / slots
     clicks = np.bincount(place[known], label[known], minlength=slots) + label[~known].sum() / slots
     return shows, clicks
-
-
-def _test_metrics(
-    samples: Samples, rows: np.ndarray, logit: np.ndarray, position: np.ndarray, calibrator: Calibrator
-) -> dict[str, Any]:
-    label, shopper = samples.label[rows], samples.shopper[rows]
-    metrics = click_metrics(calibrator(logit), label, shopper)
-    metrics["auc_logged"] = auc(logit + position, label)
-    metrics["pcoc_before"] = pcoc(Calibrator()(logit), label)
-    return metrics

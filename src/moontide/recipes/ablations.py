@@ -23,6 +23,17 @@ TABLES: dict[str, Callable[..., Ablation]] = {
 }
 
 
+def start_of(to: Path, dataset: Dataset, num_steps: int) -> Path:
+    """The checkpoint at TO/start that all cells of a table begin with, made once from pictures and titles."""
+    settings = moon_embedding.encoder()
+    titles = moon_embedding.posttraining(settings, num_steps).but(pairings="titles")
+
+    def new() -> MoonEncoder:
+        return MoonEncoder.tiny(catalog_texts(dataset, period_start(dataset)), settings, 0)
+
+    return make_start(to / "start", dataset, new, titles, 0)
+
+
 def run(
     name: str,
     dataset: Dataset,
@@ -54,13 +65,7 @@ def run(
     )
     with threads():
         if start is None:
-            settings = moon_embedding.encoder()
-            titles = moon_embedding.posttraining(settings, start_steps).but(pairings="titles")
-
-            def new() -> MoonEncoder:
-                return MoonEncoder.tiny(catalog_texts(dataset, period_start(dataset)), settings, 0)
-
-            start = make_start(to / "start", dataset, new, titles, 0)
+            start = start_of(to, dataset, start_steps)
         data = {
             "dataset": dataset.info.get("name", dataset.path.name),
             "fingerprint": dataset.fingerprint(),

@@ -97,3 +97,8 @@ def own(size: ChainSettings) -> ChainSettings:
 RECIPES: dict[str, Callable[[], ChainSettings]] = {
     "nano": nano, "tiny": tiny, "study": study, "content": content,
 }  # fmt: skip
+
+SYSTEMS: dict[str, Callable[[ChainSettings], ChainSettings]] = {
+    "mim": mim.system, "moon_embedding": moon_embedding.system,
+}  # fmt: skip
+"""A published system whole, from its stages of training to its click model, at the size of a recipe."""

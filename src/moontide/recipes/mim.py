@@ -11,10 +11,13 @@ from typing import Any
 from moontide.encoder.model.encoder import EncoderSettings
 from moontide.encoder.stages.csft import CsftSettings
 from moontide.encoder.stages.posttrain import PosttrainSettings
+from moontide.ranking.compositions import CIUBM
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickSettings
 from moontide.ranking.train import TrainSettings
 from moontide.recipes import moon_embedding
 from moontide.studies.ablation import Ablation, Row
+from moontide.studies.chain import ChainSettings
 from moontide.studies.encoders import COLUMNS, EncoderPlan
 
 
@@ -38,6 +41,21 @@ def csft(settings: EncoderSettings, num_steps: int, batch_size: int = 32) -> Csf
         hard=1.0,  # ours, unswept
         margin=0.1,  # ours, unswept
         checkpoint_every=max(20, num_steps // 8),  # guess
+    )
+
+
+def system(size: ChainSettings) -> ChainSettings:
+    """MIM whole: alignment of pictures and titles, C-SFT, CiUBM; as many steps as the size has.
+
+    What multi-level means and what CiUBM wires exactly are not known (mim.md 5): levels, and CUBE's block
+    without its query branch, beside SimTier.
+    """
+    steps, batch = size.posttrain.num_steps, size.posttrain.batch_size
+    stage = csft(size.encoder, steps // 2, batch).but(kinds=("cart", "order"))  # ours: few orders in the log
+    return size.but(
+        posttrain=pretraining(size.encoder, steps - steps // 2, batch),
+        refine=EncoderPlan(csft=stage),
+        content=ContentSettings(cube=CIUBM),
     )
 
 

@@ -12,7 +12,10 @@ from moontide.encoder.stages.cleaning import CleaningSettings
 from moontide.encoder.stages.posttrain import NegativeSettings, PosttrainSettings
 from moontide.encoder.stages.pretrain import PretrainSettings
 from moontide.encoder.twotower import TwoTowerSettings
+from moontide.ranking.cube import CubeSettings
+from moontide.ranking.heads import ContentSettings
 from moontide.studies.ablation import Ablation, Row
+from moontide.studies.chain import ChainSettings
 from moontide.studies.encoders import COLUMNS, EncoderPlan
 
 
@@ -111,6 +114,19 @@ def two_tower(settings: EncoderSettings) -> TwoTowerSettings:
         width=settings.depth * 8,  # ours: about as many parameters as the encoder
         dim=settings.dim or 128,  # analog MUSE
         image_side=settings.image_side,  # guess
+    )
+
+
+def system(size: ChainSettings) -> ChainSettings:
+    """MOON Embedding whole: both stages of post-training, cleaning between, CUBE over items and queries."""
+    steps, batch = size.posttrain.num_steps, size.posttrain.batch_size
+    second = second_stage(size.encoder, steps // 4, batch).but(
+        kinds=("cart", "order")  # ours: few orders in the log
+    )
+    return size.but(
+        posttrain=first_stage(size.encoder, steps - steps // 4, batch),
+        refine=EncoderPlan(pairs=(second,), cleaning=cleaning()),
+        content=ContentSettings(cube=CubeSettings()),
     )
 
 

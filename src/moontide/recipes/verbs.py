@@ -1,4 +1,4 @@
-"""The commands `moontide demo`, `moontide run`, `moontide study` and `moontide papers`."""
+"""The commands `moontide demo`, `moontide run` and `moontide papers`; `moontide study` is in `study.py`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from moontide.foundation.errors import SettingsError
-from moontide.foundation.storage import write_bytes
 from moontide.recipes.papers import PAPERS, find
+from moontide.recipes.study import study as study
 
 console = Console()
-study = typer.Typer(help="Comparisons over seeds, cached cell by cell.", no_args_is_help=True)
 SIZES = ("nano", "tiny", "study")
 Size = Annotated[str, typer.Option(help="nano (a minute), tiny (ten minutes) or study (hours)")]
 Seed = Annotated[int, typer.Option(help="the same seed on the same CPU gives the same numbers")]
@@ -38,8 +37,16 @@ def demo(
 
 
 def run(
-    size: Annotated[str, typer.Argument(metavar="RECIPE", help="nano, tiny or study")] = "tiny",
-    dataset: Annotated[Path | None, typer.Option("--dataset", help="dataset folder with pictures")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="nano, tiny or study; or a system: mim, moon_embedding")
+    ] = "tiny",
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            "--dataset", help="dataset folder with pictures; a system without one: a rendered market"
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(help="of a system: nano, tiny or study")] = "tiny",
     to: Annotated[Path | None, typer.Option("--to", help="run folder; default runs/NAME")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="folder or Hub id of a Qwen-VL model instead of a new one")
@@ -49,13 +56,20 @@ def run(
     seed: Seed = 0,
 ) -> None:
     """Run the whole chain on your own dataset folder; what it lacks leaves out the stages that need it."""
-    from moontide.recipes.demo import RECIPES, own
+    from moontide.recipes.demo import RECIPES, SYSTEMS, own
     from moontide.recipes.moon_embedding import published
 
+    is_system = recipe in SYSTEMS
+    if not is_system:
+        _check_size(recipe, (*SIZES, *SYSTEMS))
+        size = recipe
     _check_size(size)
-    if dataset is None:
+    if dataset is None and not is_system:
         raise SettingsError("name your dataset folder with --dataset; without one, run `moontide demo`")
-    settings = own(RECIPES[size]())
+    settings = RECIPES[size]()
+    settings = SYSTEMS[recipe](settings) if is_system else settings
+    if dataset is not None:
+        settings = own(settings)
     if backbone is not None:
         settings = settings.but(
             backbone=backbone, lora_rank=lora_rank, posttrain=published(settings.posttrain, lora_rank)
@@ -64,7 +78,10 @@ def run(
         raise SettingsError("--lora-rank needs --backbone: a new encoder is trained whole")
     if not baseline:
         settings = settings.but(two_tower=None)
-    _run(to or Path("runs") / dataset.resolve().name, f"{size} on {dataset.name}", settings, seed, dataset)
+    name = f"{recipe}, size {size}" if is_system else size
+    name = f"{name} on {dataset.name}" if dataset is not None else name
+    folder = dataset.resolve().name if dataset is not None and not is_system else recipe
+    _run(to or Path("runs") / folder, name, settings, seed, dataset)
 
 
 def papers(name: Annotated[str | None, typer.Argument(help="one system; default all")] = None) -> None:
@@ -77,65 +94,6 @@ def papers(name: Annotated[str | None, typer.Argument(help="one system; default 
         return
     for field, value in vars(find(name)).items():
         console.print(Text(f"{field}: {value}"))
-
-
-@study.command()
-def content(
-    to: Annotated[Path, typer.Option("--to", help="folder of the study; finished cells are kept")],
-    size: Annotated[str, typer.Option(help="recipe of every cell: content (minutes a cell), nano, tiny")] = (
-        "content"
-    ),
-    markets: Annotated[int, typer.Option(min=1, help="market seeds")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="training seeds of each market")] = 3,
-    kinds: Annotated[str, typer.Option(help="kinds of market, comma-separated")] = "default,blind",
-) -> None:
-    """What content adds to a click model on ids: markets x training seeds, and the blind control."""
-    from moontide.recipes.demo import RECIPES
-    from moontide.studies.content import content_cells, content_markdown, content_tables, run_content_study
-
-    _check_size(size, (*SIZES, "content"))
-    settings = RECIPES[size]()
-    cells = content_cells(settings, markets, seeds, [kind.strip() for kind in kinds.split(",")])
-    rows = run_content_study(to, settings, cells)
-    text = content_markdown(content_tables(rows)) if rows else "no cell is finished\n"
-    write_bytes(to / "tables.md", text.encode())
-    console.print(Text(text), soft_wrap=True)
-    console.print(Text(f"{len(rows)} of {len(cells)} cells; tables at {to / 'tables.md'}"))
-
-
-@study.command()
-def ablation(
-    name: Annotated[str, typer.Argument(help="moon_embedding (the ladder), mim, moon or moon2")],
-    dataset: Annotated[Path, typer.Option("--dataset", help="dataset folder with pictures and a log")],
-    to: Annotated[Path, typer.Option("--to", help="folder of the table; finished cells are kept")],
-    start: Annotated[
-        Path | None, typer.Option(help="checkpoint all cells begin with; default: made once, under --to")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="training seeds")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="steps of a cell; default: the recipe's")] = None,
-    start_steps: Annotated[int, typer.Option(min=1, help="steps of a checkpoint that is made")] = 1_500,
-    only: Annotated[list[str] | None, typer.Option(help="row or cell; may be given several times")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="queries of a column at most")] = 1_000,
-    max_minutes: Annotated[float | None, typer.Option(help="no cell begins later; 0: table alone")] = None,
-) -> None:
-    """A paper's ablation table over seeds, with intervals; may run in several processes at once."""
-    from moontide.catalog.dataset import Dataset
-    from moontide.recipes import ablations
-
-    opened = Dataset.open(dataset)
-    opened.require("study ablation", "products", "images", "events")
-    table = ablations.run(
-        name, opened, to, start, range(seeds), steps, start_steps, only or (), queries, max_minutes
-    )
-    console.print(Text((to / "table.md").read_text()), soft_wrap=True)
-    console.print(
-        Text(f"{sum(len(row['seeds']) for row in table['rows'])} cells; table at {to / 'table.md'}")
-    )
-
-
-@study.callback()
-def _studies() -> None:
-    """What was gained, and how sure it is."""
 
 
 def _check_size(size: str, sizes: tuple[str, ...] = SIZES) -> None:

@@ -38,6 +38,8 @@ class LoggedClicks:
     ) -> LoggedClicks:
         """Load the click model in `folder`, with the state after the dataset's log.
 
+        It is run by onnxruntime if it was exported, else by PyTorch.
+
         Args:
             store: where a model that reads vectors finds them.
             served: version of the vectors that queries are compared with.
@@ -60,8 +62,8 @@ class LoggedClicks:
 
     @property
     def version(self) -> str | None:
-        """Kind of model, and version of the vectors it reads."""
-        return self._scorer.version
+        """Kind of model, version of the vectors it reads, and what computes it."""
+        return f"{self._scorer.version} ({self._scorer.engine})"
 
     def p_click(self, request: Request, past: Past, query: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         """See `ClickModel`; the past is the model's own, longer memory of the same shopper."""

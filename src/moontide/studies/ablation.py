@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from moontide.foundation.settings import Settings
 from moontide.foundation.storage import write_bytes, write_json
 from moontide.studies.ablation_plot import plot_ablation
 from moontide.studies.ablation_text import ablation_markdown
-from moontide.studies.grid import Cell, claim, finished, run_grid, unfinished
+from moontide.studies.grid import Cell, claim, finished, run_grid, slug, unfinished
 from moontide.studies.outcomes import Column, Outcomes, keep_outcomes, read_outcomes
 from moontide.studies.paired import Difference, difference_over_seeds
 from moontide.studies.published import compare_order
@@ -62,7 +61,7 @@ class Ablation:
 
     def __post_init__(self) -> None:
         for kind, names in (
-            ("rows", [_slug(row.name) for row in self.rows]),
+            ("rows", [slug(row.name) for row in self.rows]),
             ("columns", [column.name for column in self.columns]),
         ):
             if len(set(names)) < len(names):
@@ -85,7 +84,7 @@ class Ablation:
             rows[1:] = sorted(rows[1:], key=self._published_drop, reverse=True)
         return [
             Cell(
-                f"{_slug(row.name)}-seed{seed}",
+                f"{slug(row.name)}-seed{seed}",
                 {
                     "row": row.name,
                     "seed": seed,
@@ -267,7 +266,3 @@ def _mean(values: Sequence[float]) -> float | None:
 def _core_seconds() -> float:
     """Processor time of this process and of its children that have ended."""
     return sum(os.times()[:4])
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,6 +1,7 @@
 """The whole chain of one run, stage by stage; what `moontide demo` and `moontide run` call.
 
-    market ─► pretrain ─► posttrain ─► twotower ─► retrieval ─► embed ─► clicks ─► experiment ─► report
+    market ─► pretrain ─► posttrain ─► refine ─► twotower ─► retrieval
+                                                     ─► embed ─► clicks ─► experiment ─► report
 
 Every stage leaves its results in RUN/stages and its products beside them; a stage that has ended is not run
 again, and one that was cut off goes on from its last checkpoint. What a dataset lacks (a log, a hidden
@@ -42,13 +43,14 @@ from moontide.market.build import build_market
 from moontide.market.settings import MarketSettings
 from moontide.market.world import World
 from moontide.ranking.content import ContentTable
+from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickSettings
 from moontide.ranking.samples import Samples, SampleSettings, build_samples
 from moontide.ranking.score import ClickScorer
 from moontide.ranking.train import TrainSettings
 from moontide.studies.arms import ClickPolicy
 from moontide.studies.clicks import all_scores, arms_of, click_results, train_arms
-from moontide.studies.encoders import catalog_texts, period_start
+from moontide.studies.encoders import EncoderPlan, catalog_texts, period_start, run_stages
 from moontide.studies.experiment import ExperimentSettings, outcome_results, run_experiment
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,9 @@ class ChainSettings(Settings):
         None, description="questions on the catalog; None: none"
     )
     posttrain: PosttrainSettings = pydantic.Field(PosttrainSettings(), description="pairs and loss")
+    refine: EncoderPlan | None = pydantic.Field(
+        None, description="stages after post-training: cleaning and a second stage, or C-SFT; None: none"
+    )
     two_tower: TwoTowerSettings | None = pydantic.Field(
         None, description="baseline trained beside the encoder for as long as that took; None: none"
     )
@@ -76,6 +81,9 @@ class ChainSettings(Settings):
     embed: EmbedSettings = pydantic.Field(EmbedSettings(), description="which vectors are made")
     samples: SampleSettings = pydantic.Field(SampleSettings(), description="how the log becomes samples")
     clicks: ClickSettings = pydantic.Field(ClickSettings(), description="what all click models share")
+    content: ContentSettings = pydantic.Field(
+        ContentSettings(), description="what the content arms take from vectors"
+    )
     training: TrainSettings = pydantic.Field(TrainSettings(), description="how click models are trained")
     arms: tuple[str, ...] = pydantic.Field(
         ("id", "id_attributes", "content", "permuted"), description="click models"
@@ -84,7 +92,9 @@ class ChainSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> ChainSettings:
-        arms_of(self.clicks, self.arms)
+        arms_of(self.clicks, self.arms, self.content)
+        if self.refine is not None and self.refine.two_tower is not None:
+            raise ValueError("refine goes on with the run's own encoder: leave two_tower out of it")
         if self.experiment is not None and not {"id", "content"} <= set(self.arms):
             raise ValueError(f"an experiment needs the arms id and content, got {', '.join(self.arms)}")
         if self.lora_rank and self.backbone is None:
@@ -154,6 +164,8 @@ class Chain:
         if settings.pretrain is not None:
             stages.append(("pretrain", self.pretrain))
         stages.append(("posttrain", self.posttrain))
+        if settings.refine is not None:
+            stages.append(("refine", self.refine))
         if settings.two_tower is not None:
             stages.append(("twotower", self.train_two_tower))
         stages += [("retrieval", self.measure_retrieval), ("embed", self.embed)]
@@ -200,14 +212,25 @@ class Chain:
             encoder = MoonEncoder(self.run.path / "checkpoints" / "pretrained")
         settings = self.settings.posttrain.but(before=self.cutoff, seed=self.seed)
         results = posttrain(encoder, self.dataset, settings, self.run)
+        is_last = self.settings.refine is None
+        self._save(encoder, self.run.path / ("encoder" if is_last else "checkpoints/posttrained"))
+        return results | _facts(encoder)
+
+    def refine(self) -> dict[str, Any]:
+        """The stages after post-training."""
+        assert self.settings.refine is not None
+        encoder = MoonEncoder(self.run.path / "checkpoints" / "posttrained")
+        pairs, figures = run_stages(
+            self.settings.refine, encoder, self.dataset, self.run, self.cutoff, self.seed
+        )
         self._save(encoder, self.run.path / "encoder")
-        parameters = sum(weight.numel() for weight in encoder.parameters())
-        return results | {"parameters": parameters, "fingerprint": encoder.fingerprint()}
+        seconds = sum(one.get("seconds", 0.0) for one in figures.values() if isinstance(one, dict))
+        return {"pairs": pairs, "seconds": seconds, "figures": figures, **_facts(encoder)}
 
     def train_two_tower(self) -> dict[str, Any]:
         """The plain baseline, for as long as the encoder was trained; its retrieval table."""
         assert self.settings.two_tower is not None
-        stages = [self.run.results(name) for name in ("pretrain", "posttrain")]
+        stages = [self.run.results(name) for name in ("pretrain", "posttrain", "refine")]
         seconds = sum(results["seconds"] for results in stages if results)
         settings = self.settings.two_tower.but(seconds=seconds, seed=self.seed)
         model, results = train_two_tower(self.dataset, settings, before=self.cutoff)
@@ -242,7 +265,7 @@ class Chain:
         version = VectorStore.open(folder / "center", must_exist=True).active()
         ContentTable.read(self.store, samples.entities, version).save(folder / "vectors")
         places = (folder / "samples", folder / "vectors", folder / "ranking")
-        arms = arms_of(settings.clicks, settings.arms)
+        arms = arms_of(settings.clicks, settings.arms, settings.content)
         trained = train_arms(arms, *places, settings.training, self.seed, self.run)
         truth = samples.join(self.dataset.truth("impressions"), "attraction") if self.has_truth else None
         scores = all_scores(samples, trained, truth)
@@ -284,6 +307,11 @@ class Chain:
         """Write a model folder whole or not at all."""
         with new_folder(path, replace=True) as folder:
             encoder.save(folder)
+
+
+def _facts(encoder: MoonEncoder) -> dict[str, Any]:
+    parameters = sum(weight.numel() for weight in encoder.parameters())
+    return {"parameters": parameters, "fingerprint": encoder.fingerprint()}
 
 
 def peak_bytes() -> int:

@@ -3,7 +3,7 @@
     arm            sees
     id             ids, categories, brand, merchant, price band, counters, behaviors by id (DIN)
     id_attributes  the attribute table's values as further ids
-    content        id, and the content branch over frozen vectors (SimTier)
+    content        id, and heads over frozen vectors (default SimTier)
     permuted       content, with the vectors dealt to other entities: the control that must gain nothing
 
 Arms of one seed share batches and the weights of the parts they share. Each is trained in a process of its
@@ -55,17 +55,23 @@ class Arm:
     is_permuted: bool = False
 
 
-def arms_of(settings: ClickSettings, names: Sequence[str]) -> list[Arm]:
+def arms_of(
+    settings: ClickSettings, names: Sequence[str], content: ContentSettings | None = None
+) -> list[Arm]:
     """The arms called `names`; `settings` holds what they share, content off.
+
+    Args:
+        content: what the content arms take from vectors; default SimTier and the query's cosine.
 
     Raises:
         SettingsError: an unknown name.
     """
+    with_content = settings.but(content=content or ContentSettings())
     known = {
         "id": Arm("id", settings),
         "id_attributes": Arm("id_attributes", settings.but(use_attributes=True)),
-        "content": Arm("content", settings.but(content=ContentSettings())),
-        "permuted": Arm("permuted", settings.but(content=ContentSettings()), is_permuted=True),
+        "content": Arm("content", with_content),
+        "permuted": Arm("permuted", with_content, is_permuted=True),
     }
     if unknown := [name for name in names if name not in known]:
         raise SettingsError(f"no arm is called {', '.join(unknown)}: the arms are {', '.join(known)}")

@@ -132,24 +132,9 @@ def train_cell(
     """
     run = Run.start(folder, "cell", {"plan": plan.model_dump(mode="json"), "start": str(start)}, seed, "cpu")
     before, began = period_start(dataset), time.process_time()
-    encoder = _new_encoder(plan, seed, dataset, start)
-    view, figures, pairs = encoder.view(dataset), {}, 0
-    for number, stage in enumerate(plan.pairs):
-        rows = None
-        if plan.cleaning is not None and number == len(plan.pairs) - 1:
-            rows, figures["cleaning"] = _cleaned(plan.cleaning, encoder, dataset, stage, before, view)
-        name = f"pairs{number}"
-        figures[name] = posttrain(encoder, dataset, stage.but(before=before, seed=seed), run, rows, name)
-        pairs += figures[name]["pairs"]
-    if plan.csft is not None:
-        figures["csft"] = train_csft(encoder, dataset, plan.csft.but(before=before, seed=seed), run)
-        pairs += figures["csft"]["pairs"]
-    if plan.triplets is not None:
-        assert isinstance(encoder, MoonEncoder)
-        added = Augmented.read(dataset).as_mapping() if plan.has_augmented else None
-        settings = plan.triplets.but(before=before, seed=seed)
-        figures["triplets"] = train_triplets(encoder, dataset, settings, run, added)
-        pairs += figures["triplets"]["pairs"]
+    encoder = new_encoder(plan, seed, dataset, start)
+    view = encoder.view(dataset)
+    pairs, figures = run_stages(plan, encoder, dataset, run, before, seed)
     trained = time.process_time() - began
     card = evaluate(dataset, encoder.encode_items, view, asked.but(before=before), Abilities())
     return {
@@ -159,6 +144,37 @@ def train_cell(
         "parameters": sum(weight.numel() for weight in encoder.parameters()),
         "figures": figures,
     }
+
+
+def run_stages(
+    plan: EncoderPlan,
+    encoder: MoonEncoder | TwoTower,
+    dataset: Dataset,
+    run: Run,
+    before: datetime | None,
+    seed: int,
+) -> tuple[int, dict[str, Any]]:
+    """Train an encoder in place through a plan's stages; what was cut off goes on.
+
+    Returns:
+        pairs seen, and what each stage returned.
+    """
+    figures: dict[str, Any] = {}
+    for number, stage in enumerate(plan.pairs):
+        rows = None
+        if plan.cleaning is not None and number == len(plan.pairs) - 1:
+            view = encoder.view(dataset)
+            rows, figures["cleaning"] = _cleaned(plan.cleaning, encoder, dataset, stage, before, view)
+        name = f"pairs{number}"
+        figures[name] = posttrain(encoder, dataset, stage.but(before=before, seed=seed), run, rows, name)
+    if plan.csft is not None:
+        figures["csft"] = train_csft(encoder, dataset, plan.csft.but(before=before, seed=seed), run)
+    if plan.triplets is not None:
+        assert isinstance(encoder, MoonEncoder)
+        added = Augmented.read(dataset).as_mapping() if plan.has_augmented else None
+        settings = plan.triplets.but(before=before, seed=seed)
+        figures["triplets"] = train_triplets(encoder, dataset, settings, run, added)
+    return sum(one["pairs"] for one in figures.values() if isinstance(one, dict)), figures
 
 
 SEVEN = ("t->mm", "i->mm", "mm->mm", "t->i", "i->t", "class", "attr")
@@ -182,7 +198,8 @@ def answers(card: Scorecard) -> dict[str, Any]:
     return {"hits": hits, "queries": queries}
 
 
-def _new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> MoonEncoder | TwoTower:
+def new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> MoonEncoder | TwoTower:
+    """The encoder a plan begins with: a dual encoder, or the start with the plan's experts and crops."""
     if plan.two_tower is not None:
         return _new_tower(plan.two_tower, plan.tower_start, seed, dataset, start)
     encoder = MoonEncoder(start, device="cpu").shown(crops=plan.crops, max_images=SHOWN_AT_ONCE)

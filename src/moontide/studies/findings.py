@@ -36,7 +36,7 @@ NAMES = {
     "logistic": "logistic regression on counters",
     "id": "ids (DIN)",
     "id_attributes": "ids and attribute ids",
-    "content": "ids and content vectors (SimTier)",
+    "content": "ids and content vectors",
     "permuted": "ids and permuted vectors (control)",
     "truth": "the truth (limit)",
 }
@@ -324,7 +324,9 @@ def _training_section(run: Run) -> Section | None:
     figures: list[Figure] = []
     for stage, title in (
         ("pretrain", "Pretraining on questions"),
-        ("posttrain", "Post-training on behavior"),
+        ("posttrain", "Post-training"),
+        ("pairs0", "Second stage of post-training"),
+        ("csft", "Supervised fine-tuning on behavior (C-SFT)"),
     ):
         curves = curves_of(run, stage, ["loss"], title, "loss")
         if any(curves.series.values()):

@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -139,6 +140,16 @@ def unfinished(folder: Path, cells: Iterable[Cell]) -> dict[str, str]:
             reason = "not run" if entry is None else f"failed: {entry['error']}"
             reasons[cell.name] = "begun" if is_begun else reason
     return reasons
+
+
+def slug(name: str) -> str:
+    """A row's name as a file's.
+
+    Example:
+        >>> slug("R3, one model")
+        'r3-one-model'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @contextmanager
