@@ -2,11 +2,11 @@
 
     5,000,000 impressions, 3 % clicks, 200,000 shoppers, one thread; float32 scores and doubles
 
-Each line gives rows a second and how many times faster than its twin, which is timed in turn on the same rows
-(a part of them where the twin is slow): scikit-learn for AUC, a loop of it over shoppers for grouped AUC, whole
-columns for chunks, a bootstrap for closed forms. Both must give the same number before they are timed, and
-brute force over pairs too. Wall time and processor time are both taken; where others use the machine only the
-second says what one core needs.
+Each line gives rows a second and how many times faster than its twin, which is timed in turn on the same
+rows (a part of them where the twin is slow): scikit-learn for AUC, a loop of it for grouped AUC,
+whole columns for chunks, a bootstrap for closed forms. Both must give the same number before they are timed,
+and brute force over pairs too. Wall time and processor time are both taken; where others use the machine only
+the second says what one core needs.
 """
 
 from __future__ import annotations

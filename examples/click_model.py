@@ -64,9 +64,8 @@ def main() -> None:
     for name, value in trained.metrics.items():
         print(f"{name:>18}  {value:,.4f}")
     for line in slice_table(samples, trained.rows, {"model": trained.scores}):
-        print(
-            f"{line['slice']:>14}  AUC {line['auc']:.4f}  PCOC {line['pcoc']:.3f}  of {line['impressions']:,}"
-        )
+        if line["slice"] in ("all", "new", "known", "rare") or line["slice"].startswith("category"):
+            print(f"{line['slice']:>24}  AUC {line['auc']:.4f}  PCOC {line['pcoc']:.3f}")
 
 
 if __name__ == "__main__":

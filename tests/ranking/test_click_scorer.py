@@ -113,6 +113,28 @@ def test_a_ring_keeps_the_latest_behaviors_whether_they_come_alone_or_together()
             assert state.history(np.array([code])).product[0].tolist() == expected.tolist()
 
 
+def test_a_state_that_grows_keeps_everyone_and_knows_nothing_of_newcomers():
+    rng = np.random.default_rng(1)
+    shopper, product, at = rng.integers(-1, 3, 60), rng.integers(0, 9, 60), np.arange(60)
+    none = np.full(60, -1)
+    grown, roomy = (OnlineState(9, num, 1, np.zeros(9, int), steps=4) for num in (3, 50))
+    for state in (grown, roomy):
+        state.show(shopper, none, product)
+        state.click(shopper, none, product, at)
+    for num in (4, 5, 50):
+        grown.grow(num)
+    newcomer = np.array([49, 4]), np.array([-1, -1]), np.array([3, 5]), np.array([70, 71])
+    for state in (grown, roomy):
+        state.click(*newcomer)
+    asked = np.arange(-1, 50)
+    for name in ("product", "at", "kind", "query"):
+        kept, found = (getattr(state.history(asked), name) for state in (roomy, grown))
+        np.testing.assert_array_equal(found, kept)
+    codes = np.full(51, -1), np.tile(np.arange(9), (51, 1))
+    np.testing.assert_array_equal(grown.counters(asked, *codes), roomy.counters(asked, *codes))
+    assert (grown.history(np.array([3, 48, -1])).product == -1).all()
+
+
 def test_scores_do_not_depend_on_the_other_candidates_or_requests(planted, content, folder, monkeypatch):
     scorer = ClickScorer.load(folder, None, content, samples=planted.samples)
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ def table(vectors):
 
 @pytest.mark.parametrize(
     ("kind", "bytes_each", "least"),
-    [("int8", 1, 0.999), ("float16", 2, 0.9999999), ("float32", 4, 0.9999999)],
+    [("int8", 1, 0.999), ("float16", 2, 0.999999), ("float32", 4, 0.999999)],
 )
 def test_a_saved_table_is_mapped_and_gives_the_same_directions(
     table, vectors, tmp_path, kind, bytes_each, least

@@ -22,7 +22,7 @@ from moontide.ranking.counters import COUNTERS
 from moontide.ranking.cube import CubeSettings
 from moontide.ranking.engine import Asked, OnnxEngine, RequestFeed, TorchEngine, open_engine
 from moontide.ranking.entities import Entities, Vocabulary
-from moontide.ranking.export import export_model, exported_facts, inputs_of, run_program
+from moontide.ranking.export import export_model, exported_facts, run_program
 from moontide.ranking.facts import CLICK, ORDER
 from moontide.ranking.heads import ContentSettings
 from moontide.ranking.make import MakeSettings
@@ -54,6 +54,8 @@ BARE = ClickSettings(
     history=7,
 )
 SETTINGS = {**COMPOSITIONS, "everything": EVERYTHING, "bare": BARE}
+QUICK = ("id", "cube_simtier", "muse", "everything")
+SLOW = ("vector", "simscore", "simtier", "make", "cube", "semantic", "sim_hard", "sim_soft", "bare")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def untrained(planted, content, settings, seed=0):
     for name, weight in model.named_parameters():
         rng = torch.Generator().manual_seed(seed_of(seed, "shift", name) % 2**62)
         with torch.no_grad():
-            weight.add_(torch.randn(weight.shape, generator=rng), alpha=0.3)
+            weight.add_(torch.randn(weight.shape, generator=rng), alpha=0.1)
     if hasattr(model, "semantic_centers"):
         model.semantic_centers.normal_(0, 0.25, generator=torch.Generator().manual_seed(seed))
     vectors = content if settings.reads_vectors else None
@@ -128,7 +130,7 @@ def request(rng, num, steps, width, has_query_vector=False):
     )
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_model_program_and_graph_give_the_same_logits(planted, content, exported, name):
     folder, samples = exported(name), planted.samples
     trained = Trained.load(folder)
@@ -147,3 +149,175 @@ def test_model_program_and_graph_give_the_same_logits(planted, content, exported
         np.testing.assert_allclose(found, expected[0], rtol=1e-5, atol=1e-5)
         spread.append(expected.std())
     assert max(spread) > 0.1  # logits that all were alike would agree for nothing
+
+
+def test_what_is_the_shoppers_is_never_repeated_for_a_candidate(exported):
+    """Between candidates and steps stand single numbers (scores, weights), no embeddings."""
+    graph = onnx.load(exported("cube_simtier") / export.GRAPH).graph
+    widest, seen = {}, 0
+    for value in graph.value_info:
+        dims = [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
+        seen += export.CANDIDATES in dims
+        if export.CANDIDATES in dims and export.STEPS in dims:
+            rest = [one for one in dims if one not in (export.CANDIDATES, export.STEPS)]
+            widest[value.name] = max([one for one in rest if isinstance(one, int)], default=1)
+    assert seen > 20
+    assert len(widest) > 20
+    assert max(widest.values()) == 1, widest
+
+
+def test_the_facts_name_every_input_of_the_graph(exported):
+    folder = exported("muse")
+    facts, graph = exported_facts(folder), onnx.load(folder / export.GRAPH).graph
+    kinds = {
+        "int64": onnx.TensorProto.INT64,
+        "float32": onnx.TensorProto.FLOAT,
+        "bool": onnx.TensorProto.BOOL,
+    }
+    assert [one["name"] for one in facts["inputs"]] == [one.name for one in graph.input]
+    for named, given in zip(facts["inputs"], graph.input, strict=True):
+        assert given.type.tensor_type.elem_type == kinds[named["dtype"]]
+        dims = [one.dim_param or one.dim_value for one in given.type.tensor_type.shape.dim]
+        assert dims == named["shape"], named["name"]
+    assert [one.name for one in graph.output] == ["click_logit"]
+    assert facts["axes"] == {"candidates": [1, None], "steps": [50, 1000]}
+    assert facts["opset"] == onnx.load(folder / export.GRAPH).opset_import[0].version
+
+
+@pytest.fixture
+def own(exported, tmp_path):
+    """A copy of an exported model of ids, to be broken."""
+    return shutil.copytree(exported("id"), tmp_path / "own")
+
+
+def opened(planted, folder, engine=None):
+    return open_engine(folder, Trained.load(folder), planted.samples.entities, None, engine)
+
+
+def truncated(folder, planted):
+    graph = folder / export.GRAPH
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def trained_again(folder, planted):
+    untrained(planted, None, SETTINGS["id"], seed=1).save(folder)
+
+
+def forged(folder, planted):
+    """Another model's graph in the place of its own, with facts that claim otherwise."""
+    other = folder.with_name("other")
+    untrained(planted, None, SETTINGS["id"], seed=1).save(other)
+    export_model(other)
+    shutil.copy(other / export.GRAPH, folder / export.GRAPH)
+    facts = json.loads((folder / export.FACTS).read_text())
+    facts["files"] = exported_facts(other)["files"]
+    (folder / export.FACTS).write_text(json.dumps(facts))
+
+
+def without_graph(folder, planted):
+    (folder / export.GRAPH).unlink()
+
+
+def unreadable(folder, planted):
+    (folder / export.FACTS).write_text("[1]")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (truncated, "not the file that was exported: export it again"),
+        (trained_again, "another model than model.pt: export it again"),
+        (forged, "the ONNX graph differs from the model by"),
+        (without_graph, "no whole export of the click model"),
+        (unreadable, "no whole export of the click model"),
+    ],
+)
+def test_a_broken_or_foreign_graph_is_never_run(planted, own, caplog, break_it, text):
+    break_it(own, planted)
+    with pytest.raises(CheckpointError, match=text):
+        opened(planted, own, "onnx")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        engine = opened(planted, own)
+    assert engine.name == "torch"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert text in caplog.text
+
+
+def test_the_engine_is_the_one_asked_for_and_onnx_by_default(planted, own, caplog):
+    assert opened(planted, own).name == "onnx"
+    assert opened(planted, own, "torch").name == "torch"
+    with pytest.raises(SettingsError, match="engine must be one of onnx, torch, got 'fast'"):
+        opened(planted, own, "fast")
+    (own / export.FACTS).unlink()
+    with caplog.at_level(logging.INFO):
+        assert opened(planted, own).name == "torch"
+    assert "faster after export_model" in caplog.text
+    with pytest.raises(CheckpointError, match="no whole export"):
+        opened(planted, own, "onnx")
+
+
+def test_nothing_is_exported_from_a_folder_without_a_model(tmp_path):
+    with pytest.raises(CheckpointError, match="no click model"):
+        export_model(tmp_path)
+
+
+def test_a_graph_that_gives_other_numbers_is_not_written(own, monkeypatch):
+    before = {file.name: file.read_bytes() for file in own.iterdir()}
+    right = export.run_graph
+    monkeypatch.setattr(export, "run_graph", lambda file: lambda inputs: right(file)(inputs) + 1e-3)
+    with pytest.raises(CheckpointError, match="the ONNX graph differs from the model by"):
+        export_model(own)
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+
+
+def test_many_candidates_are_scored_in_pieces_and_empty_slots_left_out(planted, own, monkeypatch):
+    engine, rng = opened(planted, own), np.random.default_rng(0)
+    asked = request(rng, 40, 20, 50)
+    whole = engine.logits(asked)
+    monkeypatch.setattr(engine, "_most", 7)
+    np.testing.assert_allclose(engine.logits(asked), whole, atol=1e-6)
+    asked.product[0, 5:20] = -1
+    holes = engine.logits(asked)
+    np.testing.assert_allclose(np.delete(holes, np.s_[5:20]), np.delete(whole, np.s_[5:20]), atol=1e-6)
+    asked.product[:] = -1
+    assert engine.logits(asked).shape == (1, 40)
+
+
+def test_many_threads_get_the_answers_of_one(planted, exported, content):
+    folder = exported("muse")
+    engine = OnnxEngine(folder, Trained.load(folder), planted.samples.entities, content)
+    rng = np.random.default_rng(0)
+    asked = [request(rng, 30, int(rng.integers(0, 300)), 300) for _ in range(24)]
+    alone = [engine.logits(one) for one in asked]
+    with ThreadPoolExecutor(6) as pool:
+        for found, expected in zip(pool.map(engine.logits, asked), alone, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_requests_inputs_do_not_cost_what_the_catalog_measures():
+    num, none = 200_000, np.zeros(0)
+    names = pa.array([f"p{code}" for code in range(num)])
+    fields = dict.fromkeys(("leaf", "top", "brand", "merchant", "price_band"), pa.nulls(num, pa.string()))
+    shoppers = pa.table(dict.fromkeys(("shopper", "segment", "device", "region"), pa.array(["u"] * 120)))
+    entities = Entities(
+        pa.table({"product": names, **fields}),
+        shoppers,
+        pa.array(["q"] * 20),
+        pa.array(["c"]),
+        np.zeros(num),
+        np.zeros(num),
+    )
+    kept = ("product", *fields, *shoppers.column_names, "query")
+    vocabulary = Vocabulary({name: [] for name in kept})
+    model = ClickModel(vocabulary.sizes, ClickSettings(), 1)
+    trained = Trained(model, vocabulary, Calibrator(), none, none, none, {}, TrainSettings())
+    feed, asked = RequestFeed(trained, entities, None), request(np.random.default_rng(0), 500, 50, 50)
+    slots = np.arange(500)
+    feed.inputs(asked, 0, slots)
+    tracemalloc.start()
+    given = feed.inputs(asked, 0, slots)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 6 * sum(column.nbytes for column in given.values())  # one byte a product would be more
+    assert 6 * sum(column.nbytes for column in given.values()) < 2 * num

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from layouts import DIM, users_table, write_planted_taobao_mm, write_taobao_mm, write_vectors
+from planted_market import write_planted
 from typer.testing import CliRunner
 
 from moontide.foundation.errors import DataError, MoontideError, SettingsError, StorageError
@@ -349,3 +350,17 @@ def test_the_published_ten_rows_go_from_the_files_to_a_trained_muse(tmp_path):
 
 def replace_counters(settings):
     return settings.model_copy(update={"use_counters": False})
+
+
+def test_train_and_evaluate_read_a_dataset_as_well_with_counters_on(tmp_path):
+    write_planted(tmp_path / "data", num_requests=200)
+    words = ("--dataset", tmp_path / "data")
+    output, mistake = command("train", *words, "--backend", "duckdb", "--out", tmp_path / "m")
+    assert mistake is None
+    assert "counters are off" not in output
+    assert Trained.load(tmp_path / "m").model.settings == COMPOSITIONS["id"]
+    output, mistake = command("evaluate", *words, "--model", tmp_path / "m", "--replicates", 5)
+    assert mistake is None
+    assert "pcoc" in output
+    _, mistake = command("train", *words, "--backend", "polars", "--out", tmp_path / "m")
+    assert str(mistake) == "backend must be one of duckdb, spark, got 'polars'"

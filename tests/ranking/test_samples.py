@@ -1,17 +1,27 @@
 """Samples: what is known at an impression, against a slow walk through the log; no future leaks in."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planted_market import START
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.foundation.errors import CheckpointError, DataError
-from moontide.ranking.counters import COUNTED, COUNTERS, PLACE, dense_features, smoothed_ctr
+from moontide.ranking.counters import COUNTED, COUNTERS, PLACE, count_past, dense_features, smoothed_ctr
 from moontide.ranking.facts import CLICK, ORDER
-from moontide.ranking.samples import Samples, SampleSettings, build_samples
+from moontide.ranking.samples import (
+    Samples,
+    SampleSettings,
+    build_samples,
+    latest_by_index,
+    latest_by_row,
+)
 from moontide.ranking.state import OnlineState
 
 
@@ -243,10 +253,86 @@ def test_histories_are_newest_first_padded_at_the_end_and_cut_to_length(planted)
     assert (newer_first <= 0).all()
 
 
+@pytest.mark.parametrize("steps", [1, 7, 5000])
+def test_histories_are_the_same_copied_row_by_row_or_by_index(steps):
+    rng = np.random.default_rng(0)
+    column = rng.integers(0, 9, 4000).astype(np.int32)
+    end = rng.integers(0, 4001, 60)
+    end[:2] = 0, 4000
+    length = np.minimum(rng.integers(0, 3000, 60), np.minimum(end, steps))
+    length[1] = min(4000, steps)
+    found = [latest(column, -1, end, length, steps) for latest in (latest_by_row, latest_by_index)]
+    np.testing.assert_array_equal(*found)
+    for row in range(60):
+        expected = column[: end[row]][::-1][: length[row]].tolist()
+        assert found[0][row].tolist() == expected + [-1] * (steps - len(expected))
+    nothing = [latest(column[:0], -1, end * 0, length * 0, 3) for latest in (latest_by_row, latest_by_index)]
+    assert (np.stack(nothing) == -1).all()
+
+
+def test_long_histories_are_those_of_a_slow_walk_over_the_stored_behaviors(planted, monkeypatch):
+    samples, rows = planted.samples, planted.samples.test_rows[::9]
+    histories = []
+    for many in (-1, 10**9):
+        monkeypatch.setattr("moontide.ranking.samples.MANY_STEPS", many)
+        histories.append(samples.history(rows, 300))
+    for name, filler in (("product", -1), ("at", 0), ("kind", 0), ("query", -1)):
+        stored = getattr(samples, f"behavior_{name}")
+        for history in histories:
+            found = getattr(history, name)
+            assert found.dtype == stored.dtype
+            for place, row in enumerate(rows[:40]):
+                start = samples.behavior_start[samples.shopper[row]]
+                past = stored[start : start + samples.behavior_end[row]][::-1][:300].tolist()
+                assert found[place].tolist() == past + [filler] * (300 - len(past))
+        np.testing.assert_array_equal(*(getattr(history, name) for history in histories))
+
+
+def test_samples_of_the_format_before_are_still_read(planted, tmp_path):
+    samples = planted.samples
+    samples.save(tmp_path / "old")
+    names = ("product", "query", "at", "kind")
+    behaviors = {name: getattr(samples, f"behavior_{name}") for name in names}
+    pq.write_table(pa.table(behaviors), tmp_path / "old" / "behaviors.parquet")
+    pq.write_table(pa.table({"start": samples.behavior_start}), tmp_path / "old" / "starts.parquet")
+    for file in (tmp_path / "old").glob("*.npy"):
+        file.unlink()
+    facts = {"format": 1, "cutoff_ms": samples.cutoff_ms}
+    (tmp_path / "old" / "samples.json").write_text(json.dumps(facts))
+    loaded = Samples.load(tmp_path / "old")
+    np.testing.assert_array_equal(loaded.behavior_at, samples.behavior_at)
+    np.testing.assert_array_equal(loaded.behavior_start, samples.behavior_start)
+    assert (loaded.negative_share, loaded.versions, loaded.left_out) == (1.0, (), {})
+    (tmp_path / "old" / "samples.json").write_text(json.dumps(facts | {"format": 3}))
+    with pytest.raises(CheckpointError, match="samples of format 3: build them again"):
+        Samples.load(tmp_path / "old")
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 5), st.integers(0, 2)), max_size=40),
+    st.sampled_from([1, 70_000]),
+)
+@settings(max_examples=60, deadline=None)
+def test_past_counts_are_those_of_a_double_loop(facts, scale):
+    facts = sorted(facts, key=lambda fact: fact[1])
+    code, at, kind = np.array(facts, np.int64).reshape(-1, 3).T
+    code = (code * scale).astype(np.int32)
+    expected = [
+        [
+            sum(o == c and t < now and k == which for o, t, k in zip(code, at, kind, strict=True))
+            for which in range(3)
+        ]
+        for c, now in zip(code, at, strict=True)
+    ]
+    assert count_past(code, at, kind).tolist() == expected
+
+
 def test_a_log_without_clicks_has_samples_without_behaviors(tmp_path):
     samples = build_samples(write(tmp_path / "data", [event(n, n, "impression") for n in range(10)]))
     assert not samples.label.any()
     assert samples.history(np.arange(3), 4).product.tolist() == [[-1] * 4] * 3
+    samples.save(tmp_path / "samples")
+    assert Samples.load(tmp_path / "samples").history(np.arange(3), 4).product.tolist() == [[-1] * 4] * 3
 
 
 def test_a_log_without_known_impressions_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from messy_log import KEPT, LEFT_OUT, event, messy_rows, shuffled, write_small
 from moontide.ranking.facts import connect
 from moontide.ranking.samples import build_samples
 
-pytest.importorskip("pyspark", reason="pyspark is not installed: the extra spark has it")
+pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed: the extra spark has it")
 HAS_JAVA = shutil.which("java") is not None or "JAVA_HOME" in os.environ
 pytestmark = [
     pytest.mark.cluster,
@@ -22,6 +22,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def spark():
     connection = connect("spark")
+    session = pyspark.sql.SparkSession.getActiveSession()
+    session.conf.set("spark.sql.shuffle.partitions", "2")  # for logs of a few rows
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
     yield connection
     connection.disconnect()
 
@@ -44,6 +47,12 @@ def test_a_messy_log_gives_the_same_samples_on_spark(spark, tmp_path):
     found = build_samples(dataset, connection=spark)
     assert (found.left_out, found.kept) == (LEFT_OUT, KEPT)
     same(build_samples(dataset), found)
+
+
+def test_a_session_that_is_there_is_taken(spark):
+    session = pyspark.sql.SparkSession.getActiveSession()
+    assert connect("spark")._session is session
+    assert session.conf.get("spark.sql.session.timeZone") == "UTC"
 
 
 def test_the_planted_market_gives_the_same_samples_on_spark(spark, planted):

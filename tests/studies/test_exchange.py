@@ -176,6 +176,15 @@ def test_versions_that_rise_together_are_trusted_and_named_in_the_sentence():
     assert "the slope on recall, the surest, is" in lost["sentence"]
 
 
+def test_what_all_versions_share_is_no_error_of_the_picture():
+    table = exchange_table(
+        planted([0.60, 0.62, 0.64], [0.1, 0.3, 0.5]), FACTS
+    )  # shoppers differ, alike for all
+    points = table["metrics"][0]["by_slice"][0]["points"]
+    assert [one["auc_error"] for one in points] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert table["versions"][0]["interval"]["high"] > 0.605
+
+
 # --- versions ----------------------------------------------------------------------------------------------
 
 

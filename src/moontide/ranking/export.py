@@ -357,6 +357,7 @@ def _traced(model: RequestModel) -> tuple[torch.export.ExportedProgram, torch.on
         names = [one.name for one in inputs]
         onnx = torch.onnx.export(
             program,
+            dynamic_shapes=(shapes,),  # for the names of the axes
             dynamo=True,
             opset_version=OPSET,
             input_names=names,

@@ -35,12 +35,10 @@ class OnlineState:
         self._counts = {name: np.zeros((sizes[name] + 1, len(KINDS_COUNTED)), np.int64) for name in COUNTED}
         self._all = np.zeros(len(KINDS_COUNTED), np.int64)
         self._num_behaviors = np.zeros(num_shoppers + 1, np.int64)
-        self._ring = {
-            "product": np.full((num_shoppers + 1, steps), -1, np.int32),
-            "at": np.zeros((num_shoppers + 1, steps), np.int64),
-            "kind": np.zeros((num_shoppers + 1, steps), np.uint8),
-            "query": np.full((num_shoppers + 1, steps), -1, np.int32),
-        }
+        # Zeros that were never written take no memory: a shopper costs what it has done, not `steps`. So
+        # codes are kept one higher, that -1 is zero.
+        kinds = {"product": np.int32, "at": np.int64, "kind": np.uint8, "query": np.int32}
+        self._ring = {name: np.zeros((num_shoppers + 1, steps), kind) for name, kind in kinds.items()}
 
     @classmethod
     def of_samples(cls, samples: Samples, steps: int = 50, until_ms: int | None = None) -> OnlineState:
@@ -93,24 +91,26 @@ class OnlineState:
         place = (held[:, None] - 1 - np.arange(steps)) % self.steps
         is_real = np.arange(steps) < held[:, None]
         rows = {name: ring[shopper[:, None], place] for name, ring in self._ring.items()}
-        product, query = (np.where(is_real, rows[name], -1) for name in ("product", "query"))
+        product, query = (np.where(is_real, rows[name] - 1, -1) for name in ("product", "query"))
         return History(product, rows["at"], rows["kind"], query)
 
     def grow(self, num_shoppers: int) -> None:
         """Make room for shoppers up to code `num_shoppers - 1`; those there stay as they are."""
-        more = num_shoppers + 1 - len(self._num_behaviors)
-        if more <= 0:
+        held = len(self._num_behaviors)
+        if num_shoppers < held:
             return
+        room = max(num_shoppers + 1, held + held // 4)  # some to spare, so that not every newcomer copies all
 
-        def longer(rows: np.ndarray, filler: int) -> np.ndarray:
-            fresh = np.full((more, *rows.shape[1:]), filler, rows.dtype)
-            return np.concatenate([rows[:-1], fresh, rows[-1:]])
+        def longer(rows: np.ndarray) -> np.ndarray:
+            """The rows that were written, in a larger array; the last one stands for "no shopper" and is not."""
+            fresh = np.zeros((room, *rows.shape[1:]), rows.dtype)
+            fresh[written] = rows[written]
+            return fresh
 
-        self._counts["shopper"] = longer(self._counts["shopper"], 0)
-        self._num_behaviors = longer(self._num_behaviors, 0)
-        self._ring = {
-            name: longer(ring, -1 if name in ("product", "query") else 0) for name, ring in self._ring.items()
-        }
+        written = np.flatnonzero(self._counts["shopper"][:-1].any(1) | (self._num_behaviors[:-1] > 0))
+        self._counts["shopper"] = longer(self._counts["shopper"])
+        self._num_behaviors = longer(self._num_behaviors)
+        self._ring = {name: longer(ring) for name, ring in self._ring.items()}
 
     def _add(self, what: int, shopper: np.ndarray, query: np.ndarray, product: np.ndarray) -> None:
         codes = {"product": product, "shopper": shopper, "query": query, "leaf": self.leaf[product]}
@@ -130,11 +130,11 @@ class OnlineState:
         shopper, product, at, kind, query = (c[known] for c in (shopper, product, at, kind, query))
         nth = _nth_of_its_kind(shopper)
         place = (self._num_behaviors[shopper] + nth) % self.steps
-        totals = np.bincount(shopper, minlength=len(self._num_behaviors))
-        kept = nth >= totals[shopper] - self.steps  # of more than a ring's worth, the latest
-        for name, column in (("product", product), ("at", at), ("kind", kind), ("query", query)):
+        codes, which, totals = np.unique(shopper, return_inverse=True, return_counts=True)
+        kept = nth >= totals[which] - self.steps  # of more than a ring's worth, the latest
+        for name, column in (("product", product + 1), ("at", at), ("kind", kind), ("query", query + 1)):
             self._ring[name][shopper[kept], place[kept]] = column[kept]
-        self._num_behaviors += totals
+        self._num_behaviors[codes] += totals
 
 
 def _nth_of_its_kind(code: np.ndarray) -> np.ndarray:

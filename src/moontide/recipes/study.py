@@ -84,6 +84,104 @@ def ladder(
 
 
 @study.command()
+def exchange(
+    dataset: Log,
+    to: To,
+    encoders: Annotated[
+        list[Path] | None, typer.Option("--encoder", help="encoder folders, worst first; default: made here")
+    ] = None,
+    clicks: Annotated[str, typer.Option(help="click model: simtier, muse or cube")] = "simtier",
+    steps: Annotated[
+        int, typer.Option(min=10, help="steps of the training that versions are taken from")
+    ] = 2_600,
+    seeds: Seeds = 3,
+    only: Only = None,
+    max_minutes: Minutes = None,
+) -> None:
+    """How many AUC points a point of an encoder's own metric buys, and which metric to trust."""
+    from moontide.catalog.dataset import Dataset
+    from moontide.recipes import studies
+    from moontide.studies.exchange import run_exchange
+
+    settings = studies.exchange(clicks, steps)
+    run_exchange(Dataset.open(dataset), to, settings, range(seeds), encoders or (), only or (), max_minutes)
+    console.print(Text((to / "exchange.md").read_text()), soft_wrap=True)
+
+
+@study.command()
+def scaling(
+    dataset: Log,
+    to: To,
+    axes: Annotated[str, typer.Option(help="which of pairs, negatives, history; comma-separated")] = (
+        "pairs,negatives,history"
+    ),
+    encoder: Annotated[
+        Path | None, typer.Option(help="frozen encoder of the history axis; default: made once, under --to")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps of the smallest training")] = 120,
+    seeds: Seeds = 3,
+    only: Only = None,
+    max_minutes: Minutes = None,
+) -> None:
+    """How recall grows with pairs and negatives, and AUC with the length of the history; three fits."""
+    from moontide.catalog.dataset import Dataset
+    from moontide.recipes import studies
+    from moontide.studies.scaling import run_scaling
+
+    wanted = [axis.strip() for axis in axes.split(",")]
+    settings = studies.scaling(steps)
+    run_scaling(Dataset.open(dataset), to, settings, range(seeds), wanted, encoder, only or (), max_minutes)
+    console.print(Text((to / "scaling.md").read_text()), soft_wrap=True)
+
+
+@study.command()
+def ab(
+    run: Annotated[Path, typer.Option("--run", help="finished run over a market, with its click models")],
+    to: To,
+    before: Annotated[str, typer.Option(help="arm of the run that is compared with")] = "id",
+    after: Annotated[str, typer.Option(help="arm of the run that is tried")] = "content",
+    requests: Annotated[int, typer.Option(min=10, help="requests of both arms")] = 80_000,
+    days: Annotated[int, typer.Option(min=1, help="days after the log")] = 14,
+    seed: Annotated[int, typer.Option(help="of the shoppers' chance")] = 0,
+) -> None:
+    """Two click models of a run against each other in its market: CTR, RPM, slices, planned looks."""
+    from moontide.foundation.storage import write_json
+    from moontide.studies.abtest import ab_markdown
+    from moontide.studies.chain import arms_against
+    from moontide.studies.experiment import ExperimentSettings
+
+    settings = ExperimentSettings(num_requests=requests, days=days)
+    results = arms_against(run, before, after, settings, seed)
+    to.mkdir(parents=True, exist_ok=True)
+    write_json(to / "ab.json", results)
+    write_bytes(to / "ab.md", ab_markdown(results).encode())
+    console.print(Text(ab_markdown(results)), soft_wrap=True)
+
+
+@study.command()
+def aa(
+    dataset: Log,
+    to: To,
+    tests: Annotated[int, typer.Option(min=10, help="tests of two equal arms")] = 200,
+    max_minutes: Minutes = None,
+) -> None:
+    """Equal arms against each other again and again: p-values must be uniform."""
+    from moontide.catalog.dataset import Dataset
+    from moontide.foundation.storage import write_json
+    from moontide.studies.aatest import aa_markdown, aa_picture, aa_tests, shuffled_tests
+    from moontide.studies.abtest import past_traffic
+
+    opened = Dataset.open(dataset)
+    played = aa_tests(to / "cells", opened, tests, max_minutes=max_minutes)
+    shuffled = shuffled_tests(past_traffic(opened), tests)
+    write_json(to / "aa.json", {"played": played, "shuffled": shuffled})
+    text = f"Played in the market:\n\n{aa_markdown(played)}\nThe log split again:\n\n{aa_markdown(shuffled)}"
+    write_bytes(to / "aa.md", text.encode())
+    write_bytes(to / "aa.png", aa_picture(played))
+    console.print(Text(text), soft_wrap=True)
+
+
+@study.command()
 def content(
     to: Annotated[Path, typer.Option("--to", help="folder of the study; finished cells are kept")],
     size: Annotated[str, typer.Option(help="recipe of every cell: content (minutes a cell), nano, tiny")] = (

@@ -153,7 +153,8 @@ def aa_picture(results: Mapping[str, Any], metrics: Sequence[str] = ("CTR", "rev
     style: dict[Any, Any] = {
         name: COLORS.get(value, value) if isinstance(value, str) else value for name, value in STYLE.items()
     }
-    with matplotlib.rc_context({**style, **PAPER}):
+    style.update(PAPER)
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(3.4 * len(metrics), 2.4), dpi=DOTS_PER_INCH, layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             values = results["p_values"].get(metric, [])

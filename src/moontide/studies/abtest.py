@@ -265,7 +265,8 @@ def ab_test(
 
 def ab_markdown(results: Mapping[str, Any]) -> str:
     """The tables of `ab_results`: arms, lifts, slices, looks."""
-    parts = [as_markdown(("arm", "shoppers", *COUNTS, "ctr", "rpm"), results["arms"])]
+    arms = [row | {count: f"{row[count]:,.0f}" for count in COUNTS} for row in results["arms"]]
+    parts = [as_markdown(("arm", "shoppers", *COUNTS, "ctr", "rpm"), arms)]
     before = results["planned"].get("least_lift", {})
     rows = [
         {"metric": name, "before": row["before"], "after": row["after"], **_shown(row),
@@ -286,7 +287,9 @@ def ab_markdown(results: Mapping[str, Any]) -> str:
     parts.append(as_markdown(("slice", "metric", "clicks", "lift", "p-value", "adjusted"), rows))
     stopping = results["stopping"]
     rows = [
-        row | {"lift": f"{row['lift']:+.1%} ({row['low']:+.1%} to {row['high']:+.1%})"}
+        row
+        | {name: f"{row[name]:.2g}" for name in ("p_bound", "spent")}
+        | {"lift": f"{row['lift']:+.1%} ({row['low']:+.1%} to {row['high']:+.1%})"}
         for row in stopping["looks"]
     ]
     parts.append(as_markdown(("day", "share", "bound", "p_bound", "spent", "z", "lift"), rows))

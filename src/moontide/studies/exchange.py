@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -123,7 +124,7 @@ def run_exchange(
     chosen = [cell for cell in cells if not only or {cell.name, cell.settings["version"]} & set(only)]
 
     def compute(cell: Cell) -> dict[str, Any]:
-        version = cell.settings["version"]
+        version, began = cell.settings["version"], time.process_time()
         table = _table(dataset, places[version], to, version, settings.samples)
         if cell.settings["seed"] is None:
             with threads():
@@ -133,7 +134,7 @@ def run_exchange(
             samples = _samples(dataset, to, settings.samples)
             result, arrays = _click_cell(samples, table, settings, cell.settings["seed"])
         _keep(to / "cells" / f"{cell.name}.npz", arrays)
-        return result
+        return {**result, "core_seconds": time.process_time() - began}
 
     run_grid(to / "cells", chosen, compute, max_minutes=max_minutes)
     return write_exchange(dataset, to, places, settings, seeds)
@@ -207,7 +208,7 @@ def write_exchange(
             "fingerprint": dataset.fingerprint(),
             "click model": settings.clicks.model_dump(mode="json"),
             "missing": unfinished(to / "cells", cells),
-            "core_seconds": {name: entry["seconds"] for name, entry in entries.items()},
+            "core_seconds": {name: entry["result"]["core_seconds"] for name, entry in entries.items()},
         }
         table = exchange_table(held, facts)
         write_json(to / "exchange.json", table)

@@ -179,13 +179,19 @@ def slices_of(held: Versions, metric: str) -> list[dict[str, Any]]:
 
 
 def _points_of(held: Versions, asked: Sequence[Outcomes], where: str) -> list[dict[str, Any]]:
-    """What a picture of the slice shows: metric and AUC of every version with their standard errors."""
+    """What a picture shows: metric and AUC of every version, with the standard errors of what makes it differ.
+
+    That is its difference to the mean of all versions: what all share, hard queries and odd shoppers, is no
+    error of a line through them.
+    """
     value_VSU = held.values["AUC", where]
+    shared = np.mean([one.values for one in asked], axis=0)
+    apart = [Outcomes(one.values - shared, one.queries) for one in asked]
     return [
         {
-            "version": name, "metric": asked[v].mean, "metric_error": _error(asked[v]),
+            "version": name, "metric": asked[v].mean, "metric_error": _error(apart[v]),
             "auc": float(value_VSU[v].mean()),
-            "auc_error": _number(_over_seeds(value_VSU[v]).interval.standard_error),
+            "auc_error": _number(_over_seeds(value_VSU[v] - value_VSU.mean(0)).interval.standard_error),
         }
         for v, name in enumerate(held.versions)
     ]  # fmt: skip
@@ -212,7 +218,7 @@ def metric_line(held: Versions, metric: str) -> dict[str, Any] | None:
     line |= {"slice_variation": _number(variation(parts)), "by_pair": pairs, "by_slice": slices}
     line["is_trusted"] = bool(
         line["slope"] and line["slope"]["is_resolved"] and line["slope"]["value"] > 0
-        and 2 * line["positive"] > line["slices"]
+        and (not parts or 2 * line["positive"] > len(parts))
     )  # fmt: skip
     return line
 
@@ -278,7 +284,7 @@ def sentence(table: Mapping[str, Any]) -> str:
         best = [line for line in table["metrics"] if line["slope"]]
         why = "no metric tells two versions apart"
         if best:
-            line = min(best, key=lambda one: one["slope"]["high"] - one["slope"]["low"] or math.inf)
+            line = max(best, key=_sureness)
             why = f"the slope on {line['metric']}, the surest, is {_interval(line['slope'], '+.3f')}"
         return f"No intermediate metric can be trusted at {around}: {why}."
     line = next(one for one in table["metrics"] if one["metric"] == table["chosen"])
@@ -286,6 +292,12 @@ def sentence(table: Mapping[str, Any]) -> str:
         f"Trust {line['metric']}: a point of it bought {_interval(line['slope'], '+.3f')} AUC points here, "
         f"more is better in {line['positive']} of {line['slices']} slices, at {around}."
     )
+
+
+def _sureness(line: Mapping[str, Any]) -> float:
+    """A slope over half its interval: above 1 it is told from 0."""
+    value, high = line["slope"]["value"], line["slope"]["high"]
+    return value / (high - value) if high is not None and high > value else -math.inf
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------
@@ -296,7 +308,7 @@ def exchange_markdown(table: Mapping[str, Any]) -> str:
     lines = [f"# Exchange rate: {table['dataset']}\n", f"{table['sentence']}\n"]
     if table["versions"]:
         lines.append(
-            f"{len(table['versions'])} versions, {len(table['seeds'])} seeds of the click model, "
+            f"{len(table['versions'])} versions; click models of seeds {', '.join(map(str, table['seeds']))}; "
             f"{table['clicks']['all']:,} clicks in the test period. AUC points are hundredths of AUC, metric "
             "points hundredths of the metric. Noise floor, standard deviation of AUC over seeds at a fixed "
             f"table: {_points(table['noise'])} points. Two versions are told apart from "
@@ -343,7 +355,8 @@ def _metric_lines(table: Mapping[str, Any]) -> str:
             row["bootstrap"] = f"{low:+.4f} to {high:+.4f}"
             row["resolves"] = line["slope"]["resolvable"]
         row |= {"Spearman": line["spearman"], "positive": f"{line['positive']} of {line['slices']}"}
-        row |= {"variation, slices": line["slice_variation"], "variation, pairs": line["rate_variation"]}
+        for name, found in (("slices", line["slice_variation"]), ("pairs", line["rate_variation"])):
+            row[f"variation, {name}"] = None if found is None else f"{found:.1f}"
         rows.append(row | {"trusted": "yes" if line["is_trusted"] else "no"})
     columns = ("metric", "queries", "pairs", "AUC slope", "bootstrap", "resolves", "GAUC slope", "Spearman")
     return as_markdown((*columns, "positive", "variation, slices", "variation, pairs", "trusted"), rows)

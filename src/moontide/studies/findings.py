@@ -215,8 +215,41 @@ def _experiment_section(trial: dict[str, Any]) -> Section | None:
             formats=formats,
             note="95 % intervals, by shopper; what clicks in the log explain is taken out (CUPED).",
         ),
+        *_slice_tables(trial),
     ]
     return Section(title, text, tables, [figure])
+
+
+def _slice_tables(trial: dict[str, Any]) -> list[Table]:
+    """CTR by slice, and what the planned looks decided."""
+    tables = []
+    rows = [
+        {
+            "slice": row["slice"],
+            "clicks": int(row["clicks_before"] + row["clicks_after"]),
+            "lift of CTR": _interval(row["lift"]) if "lift" in row else None,
+            "p-value": row.get("p_value"),
+            "for all slices": row.get("p_adjusted"),
+        }
+        for row in trial.get("slices", ())
+        if row["metric"] == "CTR"
+    ]
+    if rows:
+        formats = {"lift of CTR": "+.1%", "p-value": ".2g", "for all slices": ".2g"}
+        note = "Intervals hold for one slice at a time; the last column is adjusted for all (Holm)."
+        tables.append(Table(list(rows[0]), rows, "By slice", formats=formats, note=note))
+    stopping = trial.get("stopping", {})
+    if stopping.get("looks"):
+        looks = [
+            {name: one[name] for name in ("day", "share", "z", "bound", "lift", "low", "high")}
+            for one in stopping["looks"]
+        ]
+        formats = {"share": ".0%", "z": ".2f", "bound": ".2f"} | dict.fromkeys(
+            ("lift", "low", "high"), "+.1%"
+        )
+        note = f"Planned before, one a day, with bounds that spend 5 % over all: {stopping['decision']}."
+        tables.append(Table(list(looks[0]), looks, "Planned looks", formats=formats, note=note))
+    return tables
 
 
 def _clicks_section(clicks: dict[str, Any]) -> Section | None:

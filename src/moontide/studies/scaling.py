@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,8 @@ class ScalingSettings(Settings):
     lengths: tuple[int, ...] = pydantic.Field((20, 50, 100, 200, 500, 1000), description="history: behaviors")
     encoder: EncoderSettings = pydantic.Field(EncoderSettings(), description="shape of the encoder")
     posttrain: PosttrainSettings = pydantic.Field(
-        PosttrainSettings(), description="of one point; the smallest of pairs, every one of negatives"
+        PosttrainSettings(batch_size=32),
+        description="of one point; the smallest of pairs, every one of negatives",
     )
     questions: EvaluateSettings = pydantic.Field(
         EvaluateSettings(tasks=("retrieval", "image search"), max_gallery=1, replicates=10),
@@ -197,6 +199,7 @@ class Work:
     def compute(self, cell: Cell) -> dict[str, Any]:
         """One cell."""
         axis, point, seed = (cell.settings[name] for name in ("axis", "point", "seed"))
+        began = time.process_time()
         if axis == "history":
             result, arrays = self._clicks(point, seed)
         else:
@@ -205,7 +208,7 @@ class Work:
         packed = io.BytesIO()
         np.savez_compressed(packed, allow_pickle=False, **arrays)
         write_bytes(self.to / "cells" / f"{cell.name}.npz", packed.getvalue())
-        return result
+        return {**result, "core_seconds": time.process_time() - began}
 
     def new_encoder(self, seed: int) -> MoonEncoder:
         """An encoder with random weights."""
@@ -278,7 +281,7 @@ def _loaded(folder: Path, stamp: int) -> Samples:
 
 
 def write_scaling(work: Work, seeds: Sequence[int], axes: Sequence[str]) -> dict[str, Any]:
-    """Write scaling.md, .json and a picture an axis from the finished cells; gives what scaling.json holds."""
+    """Write scaling.md, .json and a picture an axis from the finished cells; gives what is in the JSON."""
     to, cells = work.to, scaling_cells(work, seeds, axes)
     with claim(to / "scaling.claim", wait=True):
         entries = finished(to / "cells", cells)
@@ -288,7 +291,7 @@ def write_scaling(work: Work, seeds: Sequence[int], axes: Sequence[str]) -> dict
             "fingerprint": work.dataset.fingerprint(),
             "axes": tables,
             "missing": unfinished(to / "cells", cells),
-            "core_seconds": {entry["cell"]: entry["seconds"] for entry in entries},
+            "core_seconds": {entry["cell"]: entry["result"]["core_seconds"] for entry in entries},
         }
         write_json(to / "scaling.json", table)
         write_bytes(to / "scaling.md", scaling_markdown(table).encode())
@@ -308,9 +311,11 @@ def read_axis(work: Work, axis: str, entries: Sequence[Mapping[str, Any]]) -> li
     done: dict[int, set[int]] = {}
     for point, seed in own:
         done.setdefault(point, set()).add(seed)
-    shared = max(
-        done.values(), key=lambda one: len(one) * sum(one <= other for other in done.values()), default=set()
-    )
+
+    def num_cells(seeds: set[int]) -> int:
+        return len(seeds) * sum(seeds <= own_seeds for own_seeds in done.values())
+
+    shared = max(done.values(), key=num_cells, default=set())
     points = sorted(point for point, one in done.items() if shared and shared <= one)
     if not points:
         return []
@@ -336,7 +341,7 @@ def _facts(axis: str, row: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = {"pairs": ("pairs", "tokens_of_pair"), "negatives": ("queued",), "history": ("longer",)}[axis]
     known = {name: [e["result"][name] for e in row if e["result"][name] is not None] for name in names}
     facts = {name: float(np.mean(values)) for name, values in known.items() if values}
-    return facts | {"core_minutes": float(np.mean([entry["seconds"] for entry in row])) / 60}
+    return facts | {"core_minutes": float(np.mean([entry["result"]["core_seconds"] for entry in row])) / 60}
 
 
 def _values(

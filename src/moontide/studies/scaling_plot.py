@@ -1,4 +1,4 @@
-"""An axis of the scaling study as a picture: a panel a metric, points with intervals over log x, both curves."""
+"""An axis of the scaling study as a picture: a panel a metric, points over log x, and both curves."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def plot_axis(table: Mapping[str, Any], dataset: str) -> dict[str, bytes]:
             axes.set_xlabel(table["x"])
         figure.suptitle(f"Scaling of {table['axis']}, {dataset}", x=0.01, ha="left")
         figure.supxlabel(
-            "Bars: 95 % intervals over seeds and queries. Hollow dots: single seeds. Colored: the reported curve; "
-            "dashed: the other.",
+            "Bars: 95 % intervals over seeds and queries. Hollow dots: single seeds. Colored: the reported "
+            "curve; dashed: the other.",
             x=0.01, ha="left", fontsize=8.5, color=COLORS[MUTED],
         )  # fmt: skip
         return as_files(figure)

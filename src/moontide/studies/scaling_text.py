@@ -1,4 +1,4 @@
-"""What follows from the points of an axis, and its page: figures with intervals, both curves, which one holds."""
+"""What follows from the points of an axis, and its page: figures with intervals, both curves, which holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACT_NAMES = {
     "tokens_of_pair": "tokens of a pair",
     "queued": "in the queue, mean over steps",
     "longer": "test impressions with a longer history",
-    "core_minutes": "min a cell",
+    "core_minutes": "core min a cell",
 }
 
 
@@ -120,10 +120,10 @@ def scaling_markdown(table: Mapping[str, Any]) -> str:
         lines.append("\n".join(f"- {line['sentence']}" for line in axis["metrics"]) + "\n")
         lines += [_points(axis), _curves(axis), _predictions(axis)]
     lines.append(
-        "Intervals 95 %. Figures: mean over seeds ± standard error over seeds and queries (shoppers). Rise: last "
-        "point less first, paired. Curves: least squares of the figures themselves; the power law is reported "
-        "where AICc has it ahead by 2 and the interval of its b stays off 0. Held out: the largest point, predicted "
-        "from the others; right where the interval of the error holds 0.\n"
+        "Intervals 95 %. Figures: mean over seeds ± standard error over seeds and queries (shoppers). Rise: "
+        "last point less first, paired. Curves: least squares of the figures themselves; the power law is "
+        "reported where AICc has it ahead by 2 and the interval of its b stays off 0. Held out: the largest "
+        "point, predicted from the others; right where the interval of the error holds 0.\n"
     )
     if table["missing"]:
         parts = [f"- {cell}: {' '.join(reason.split())}" for cell, reason in table["missing"].items()]

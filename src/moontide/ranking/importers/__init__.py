@@ -6,12 +6,13 @@
 
 Nothing is fetched: an importer reads files that are there, and the licenses of the data stay with them.
 
-Memory. Files are read in batches (Parquet) or by DuckDB with a limit of memory and a place to spill (CSV), so
-what is held is the result and not the source: about 60 bytes an impression, 17 bytes a behavior once a
-shopper, one byte a number of an int8 vector (in a mapped file), and the texts of ids. `limit` bounds the
-impressions, and with them shoppers, behaviors and products, since only those that these impressions name are
-kept; `history` bounds the behaviors of a shopper. The whole of Taobao-MM (99 M impressions, 8.8 M shoppers
-with 1,000 behaviors each) is 150 GB of behaviors: take `limit` or `history`, or a machine that has them.
-What DuckDB spills, and vectors while they are gathered, lie in a scratch folder beside the target, which
-goes when the import ends, well or not.
+Memory. Files are read in batches (Parquet, page by page) or by DuckDB, which holds at most `csvs.MEMORY` and
+spills the rest into a scratch folder beside the target; the folder goes when the import ends, well or not. So
+what grows in memory is the result and not the source: about 60 bytes an impression, the texts of ids, and a
+behavior once for each shopper, 17 bytes in the folder and up to 60 while it is put together. Vectors are
+gathered in a mapped file in the scratch folder, one byte a number where they are published as int8. `limit`
+bounds the impressions, and with them shoppers, behaviors and products, since only those that these
+impressions name are kept; `history` bounds the behaviors of a shopper. Rejected rows are all counted, and the
+first thousand of each reason written. The whole of Taobao-MM (99 M impressions, 8.8 M shoppers with 1,000
+behaviors each) is 150 GB of behaviors: take `limit` or `history`, or a machine that has them.
 """

@@ -131,7 +131,7 @@ def samples_of(
         is_test=part == TEST,
         is_new=shown[columns["product"]] == 0,
         is_rare=shown[columns["product"]] < RARE_IMPRESSIONS,
-        behavior_product=past.product.astype(np.int32),
+        behavior_product=past.product.astype(np.int32, copy=False),
         behavior_query=np.full(len(past.product), -1, np.int32),
         behavior_at=past.at,
         behavior_kind=past.kind,
@@ -203,9 +203,12 @@ def _vocabulary(
     shopper = columns["shopper"][is_train]
     seen_until = np.zeros(len(entities.shoppers), np.int64)
     np.maximum.at(seen_until, shopper, columns["behavior_end"][is_train])
-    length = np.diff(past.start)
-    before = np.arange(len(past.product)) - np.repeat(past.start[:-1], length)
-    is_seen = before < np.repeat(seen_until, length)
+    # +1 where a piece of seen behaviors begins, -1 where it ends: one byte a behavior, not an index.
+    edges = np.zeros(len(past.product) + 1, np.int8)
+    some = seen_until > 0
+    edges[past.start[:-1][some]] += 1
+    edges[past.start[:-1][some] + seen_until[some]] -= 1
+    is_seen = np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
     seen = shown + np.bincount(past.product[is_seen], minlength=len(entities.products))
     shoppers = np.bincount(shopper, minlength=len(entities.shoppers))
     fields, counts = {}, {}

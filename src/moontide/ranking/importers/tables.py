@@ -119,7 +119,9 @@ class ParquetTable:
         """Rows of all files."""
         return sum(self._open(file).metadata.num_rows for file in self.files)
 
-    def batches(self, columns: list[str], limit: int | None = None) -> Iterator[tuple[int, pa.Table]]:
+    def batches(
+        self, columns: list[str], limit: int | None = None, size: int = BATCH_ROWS
+    ) -> Iterator[tuple[int, pa.Table]]:
         """(number of the first row, rows) piece by piece, at most `limit` rows in all.
 
         Published row groups may hold a million rows of a thousand numbers, so pages are read one by one.
@@ -128,7 +130,7 @@ class ParquetTable:
         for file in self.files:
             reader = self._open(file)
             try:
-                for batch in reader.iter_batches(BATCH_ROWS, columns=columns):
+                for batch in reader.iter_batches(size, columns=columns):
                     table = pa.Table.from_batches([batch])
                     if limit is not None:
                         table = table.slice(0, limit - start)

@@ -50,6 +50,7 @@ USER, ITEM, LABEL, ITEMS, CATEGORIES = "129_1", "205", "label_0", "150_2_180", "
 USER_FIELDS = tuple(f"130_{number}" for number in range(1, 6))
 ITEM_FIELDS = ("206", "213", "214")
 DIM = 128
+LONG_ROWS = 1_024  # shoppers with a thousand behaviors read at once: 16 MB
 Split = Literal["published", "shoppers"]
 NOTES = [
     "no times: counters are 0, so models must have use_counters=False; leakage over time cannot be checked",
@@ -184,7 +185,7 @@ def _users(table: ParquetTable, log_: _Log, only_named: bool, history: int, reje
     wanted, num = np.unique(log_.user), 0
     pieces: list[list[np.ndarray]] = [[], [], [], [], [], []]
     with track(table.num_rows, table.name) as meter:
-        for first, rows in table.batches([USER, *USER_FIELDS, ITEMS, CATEGORIES]):
+        for first, rows in table.batches([USER, *USER_FIELDS, ITEMS, CATEGORIES], size=LONG_ROWS):
             meter.step(len(rows))
             user, number = integers(rows, USER), first + np.arange(len(rows))
             length, other = (lists(rows, name)[1] for name in (ITEMS, CATEGORIES))
@@ -209,9 +210,10 @@ def _users(table: ParquetTable, log_: _Log, only_named: bool, history: int, reje
     again = ~np.isin(np.arange(num), np.unique(user, return_index=True)[1])
     detail = "the shopper has a row already; the first one counts"
     good = _refuse(table.label, number, {"second_row": (again, user, detail)}, rejected)
-    kept = np.repeat(good, length)
-    log_.users, log_.fields, log_.length = user[good], fields[good], length[good]
-    log_.past, log_.kinds = past[kept], kinds[kept]
+    if not good.all():
+        kept = np.repeat(good, length)
+        user, fields, length, past, kinds = user[good], fields[good], length[good], past[kept], kinds[kept]
+    log_.users, log_.fields, log_.length, log_.past, log_.kinds = user, fields, length, past, kinds
 
 
 def _history(rows: pa.Table, history: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -273,7 +275,7 @@ def _shoppers(logs: list[_Log], products: np.ndarray) -> tuple[dict[str, pa.Arra
         lengths.append(np.concatenate([one.length, np.zeros(len(without), np.int64)]))
         offset += len(names)
     start = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    item = np.searchsorted(products, np.concatenate([one.past for one in logs]))
+    item = np.concatenate([np.searchsorted(products, one.past).astype(np.int32) for one in logs])
     columns = {"shopper": texts(np.concatenate(users), None)}
     named = zip(USER_FIELDS, np.vstack(fields).T, strict=True)
     columns |= {SHOPPER_FACT + name: texts(column) for name, column in named}
