@@ -1,7 +1,6 @@
 """DIN: samples a second, data loading included, against FuxiCTR on the same rows; preparation; memory.
 
-    python benchmarks/ctr.py            400,000 impressions, about six minutes on an idle machine
-    python benchmarks/ctr.py --quick    100,000
+    python benchmarks/ctr.py [--impressions 400000] [--only race,plain,preparation,memory]
 
 A made-up log whose clicks follow taste for categories and brands. Both sides get the same impressions, the
 same fields, the last 50 clicks, batches of 1,024, Adam at one learning rate, one pass in random order, one
@@ -241,14 +240,16 @@ def _text(name: str, column: np.ndarray) -> list[str]:
     return ["^".join(f"{field}{one}" for one in row if one) for row in column.tolist()]
 
 
-def race(ours: Ours, peer: Peer | None, steps: int) -> None:
-    """One pass over the training rows in five pieces, theirs and ours in turn."""
-    rates: dict[str, list[float]] = {
-        "theirs": [],
-        "theirs, batches ready": [],
-        "ours": [],
-        "ours, batches ready": [],
-    }
+def race(samples: Samples, peer: Peer | None, folder: Path) -> None:
+    """One pass over the training rows in five pieces, theirs and ours in turn; then AUC of both."""
+    length = np.minimum(samples.history_length[samples.train_rows], SETTINGS.history).mean()
+    steps = len(samples.train_rows) // BATCH // REPEATS
+    print(
+        f"== training: {REPEATS} x {steps} steps of {BATCH}, histories of {length:.0f} on average", flush=True
+    )
+    names = ("theirs", "theirs, batches ready", "ours", "ours, batches ready")
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    ours = Ours(samples)
     for _ in range(REPEATS):
         if peer is not None:
             took = peer.ask("train", steps=steps)
@@ -266,10 +267,15 @@ def race(ours: Ours, peer: Peer | None, steps: int) -> None:
     for name, values in rates.items():
         if values:
             print(f"{name:24} {statistics.median(values):9,.0f} samples/s   ({_span(values)})")
+    for name in names:
+        ratios = [mine / other for mine, other in zip(rates["ours"], rates[name], strict=False)]
+        if ratios and name != "ours":
+            print(f"ours with its loader / {name}: {statistics.median(ratios):.2f} ({_span(ratios)})")
+    print(f"AUC on {len(samples.test_rows):,} test rows: ours {ours.auc():.4f}", flush=True)
     if peer is not None:
-        for name in ("theirs", "theirs, batches ready"):
-            ratios = [mine / other for mine, other in zip(rates["ours"], rates[name], strict=True)]
-            print(f"ours with its loader against {name}: {statistics.median(ratios):.2f}x ({_span(ratios)})")
+        peer.ask("predict")
+        scores = np.load(folder / "scores.npy")
+        print(f"AUC theirs: {auc(scores, samples.label[samples.test_rows]):.4f}", flush=True)
 
 
 def _span(values: list[float]) -> str:
@@ -278,7 +284,8 @@ def _span(values: list[float]) -> str:
 
 
 def against_plain(ours: Ours) -> None:
-    """Our loader against indexing tensors that hold each row's whole history, with the same model; in turn."""
+    """Our loader against plain indexing of tensors with each row's whole history, same model; in turn."""
+    print("== our loader against plain tensors", flush=True)
     samples, feed = ours.samples, ours.feed
     pieces = ours.pieces(PLAIN_STEPS)
     rows = np.sort(np.concatenate(pieces))
@@ -322,6 +329,7 @@ def against_plain(ours: Ours) -> None:
 
 def prepare(dataset: Dataset) -> Samples:
     """Time our preparation, from raw events."""
+    print("== preparation", flush=True)
     clock = Clock()
     samples = build_samples(dataset)
     ours = [len(samples) / seconds for seconds in clock.read()]
@@ -330,13 +338,15 @@ def prepare(dataset: Dataset) -> Samples:
 
 
 def peer_prepares(peer: Peer) -> None:
-    """Time theirs, from rows joined beforehand; it works in processes of its own, so the wall clock counts."""
+    """Time theirs, from text rows joined beforehand, without Ray and without writing the result."""
     took = peer.ask("prepare")
-    print(f"theirs: {took['rows'] / took['prepare'][0]:,.0f} rows/s, from rows joined beforehand")
+    wall, processor = (took["rows"] / seconds for seconds in took["prepare"])
+    print(f"theirs: {wall:,.0f} rows/s ({processor:,.0f} a second of the processor), from joined rows")
 
 
 def memory(folder: Path, peers: bool) -> None:
     """Peak memory of processes that make a few steps, by length of history."""
+    print("== peak memory", flush=True)
     samples = build_samples(write_log(folder / "long", 150_000, shoppers=3))
     samples.save(folder / "samples")
     if peers:
@@ -368,9 +378,10 @@ def peak_of(folder: Path, steps: int) -> None:
 
 
 def main() -> None:
-    """Print four tables."""
+    """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the rows")
+    parser.add_argument("--impressions", type=int, default=400_000)
+    parser.add_argument("--only", default="preparation,race,plain,memory", help="tables, by comma")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -382,29 +393,22 @@ def main() -> None:
     if not has_peers:
         print("no FuxiCTR: make its environment with benchmarks/peers.sh; running ours alone")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print("== preparation")
-        samples = prepare(write_log(folder / "log", 100_000 if asked.quick else 400_000))
+        folder, tables = Path(name), asked.only.split(",")
+        samples = prepare(write_log(folder / "log", asked.impressions))
         peer = None
-        if has_peers:
+        if has_peers and {"preparation", "race"} & {*tables}:
             write_rows(samples, folder / "rows")
             peer = Peer(folder / "rows")
+        if peer is not None and "preparation" in tables:
             peer_prepares(peer)
-        length = np.minimum(samples.history_length[samples.train_rows], SETTINGS.history).mean()
-        steps = len(samples.train_rows) // BATCH // REPEATS
-        print(f"== training: {REPEATS} x {steps} steps of {BATCH}, histories of {length:.0f} on average")
-        ours = Ours(samples)
-        race(ours, peer, steps)
-        print(f"AUC on {len(samples.test_rows):,} test rows: ours {ours.auc():.4f}", end="")
+        if "race" in tables:
+            race(samples, peer, folder / "rows")
         if peer is not None:
-            peer.ask("predict")
-            scores = np.load(folder / "rows" / "scores.npy")
-            print(f", theirs {auc(scores, samples.label[samples.test_rows]):.4f}", end="")
             peer.end()
-        print("\n== our loader against plain tensors", flush=True)
-        against_plain(Ours(samples))
-        print("== peak memory", flush=True)
-        memory(folder, has_peers)
+        if "plain" in tables:
+            against_plain(Ours(samples))
+        if "memory" in tables:
+            memory(folder, has_peers)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Online scoring: the same numbers as the batch path, from a state that was fed event by event."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.special
 from typer.testing import CliRunner
 
 from moontide.foundation.errors import CheckpointError, DataError
+from moontide.ranking.calibration import Calibrator, SlicedCalibrator
 from moontide.ranking.content import ContentTable
+from moontide.ranking.export import export_model
 from moontide.ranking.facts import KINDS
 from moontide.ranking.samples import SampleSettings, build_samples
 from moontide.ranking.score import ClickScorer
@@ -183,6 +188,45 @@ def test_strangers_are_scored_and_remembered(planted, content, folder):
     assert scorer.query_codes(["q01", None]).tolist() == [1, -1]
 
 
+def test_the_exported_graph_scores_as_pytorch_does_after_a_stranger_came(planted, content, folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "own")
+    export_model(own)
+    scorers = [
+        ClickScorer.load(own, None, content, samples=planted.samples, engine=name) for name in (None, "torch")
+    ]
+    assert [scorer.engine for scorer in scorers] == ["onnx", "torch"]
+    rng, at = np.random.default_rng(0), planted.samples.at.max() + 1000
+    product, found = rng.integers(-1, 240, (9, 25)), []
+    for scorer in scorers:
+        shopper = np.append(np.arange(-1, 7), scorer.shopper_codes(["new"], remember=True))
+        scorer.observe(
+            shopper[-1:], np.array([1]), np.array([[7, 8, -1]]), np.array([[True, False, True]]), at
+        )
+        vectors = planted.query_vectors[:9] * (np.arange(9) % 3 > 0)[:, None]
+        found += [scorer.score(shopper, np.arange(9) - 1, product, at + 1)]
+        found += [scorer.score(shopper, np.arange(9) - 1, product, at + 1, query_vectors=vectors)]
+    assert (found[0][product < 0] == 0).all()
+    np.testing.assert_allclose(found[0], found[2], atol=1e-6)
+    np.testing.assert_allclose(found[1], found[3], atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_products_of_each_slice_are_calibrated_by_their_own(planted, content, folder):
+    plain = ClickScorer.load(folder, None, content, samples=planted.samples)
+    sliced = Trained.load(folder)
+    own = {"new": Calibrator("platt", 1.0, 0.7), "known": Calibrator("platt", 0.5, 0.0)}
+    sliced.calibrator, samples = SlicedCalibrator("known", Calibrator(), own), planted.samples
+    scorer = ClickScorer(sliced, samples.entities, content, OnlineState.of_samples(samples))
+    asked = np.array([3]), np.array([4]), np.arange(-1, 240)[None], samples.at.max()
+    before = plain.trained.calibrator
+    logit = (scipy.special.logit(plain.score(*asked)[0, 1:]) - before.offset) / before.slope
+    is_known = samples.vocabulary.rows("product", samples.entities.product_ids)[:-1] > 0
+    assert 0 < is_known.mean() < 1
+    expected = np.where(is_known, own["known"](logit), own["new"](logit))
+    np.testing.assert_allclose(scorer.score(*asked)[0, 1:], expected, atol=1e-9)
+    assert scorer.score(*asked)[0, 0] == 0
+
+
 def test_what_is_missing_is_said(planted, folder, tmp_path):
     with pytest.raises(DataError, match="reads vectors"):
         ClickScorer.load(folder, None, None, samples=planted.samples)
@@ -195,7 +239,7 @@ def test_new_products_of_a_grown_catalog_are_scored_as_unknown_ids(planted, fold
     fewer = build_samples(planted.dataset, SampleSettings(min_impressions=10_000))
     assert fewer.vocabulary.sizes["product"] == 1
     scorer = ClickScorer(trained, fewer.entities, content, OnlineState.of_samples(fewer))
-    assert scorer.version == "content v1"
+    assert (scorer.version, scorer.engine) == ("content v1", "torch")
     assert np.isfinite(scorer.score(np.array([0]), np.array([0]), np.array([[0, 239]]), 0)).all()
 
 

@@ -256,18 +256,21 @@ def test_histories_are_newest_first_padded_at_the_end_and_cut_to_length(planted)
 @pytest.mark.parametrize("steps", [1, 7, 5000])
 def test_histories_are_the_same_copied_row_by_row_or_by_index(steps):
     rng = np.random.default_rng(0)
-    column = rng.integers(0, 9, 4000).astype(np.int32)
+    columns = [rng.integers(0, 9, 4000).astype(kind) for kind in (np.int32, np.int64, np.uint8, np.int32)]
     end = rng.integers(0, 4001, 60)
     end[:2] = 0, 4000
     length = np.minimum(rng.integers(0, 3000, 60), np.minimum(end, steps))
     length[1] = min(4000, steps)
-    found = [latest(column, -1, end, length, steps) for latest in (latest_by_row, latest_by_index)]
-    np.testing.assert_array_equal(*found)
-    for row in range(60):
-        expected = column[: end[row]][::-1][: length[row]].tolist()
-        assert found[0][row].tolist() == expected + [-1] * (steps - len(expected))
-    nothing = [latest(column[:0], -1, end * 0, length * 0, 3) for latest in (latest_by_row, latest_by_index)]
-    assert (np.stack(nothing) == -1).all()
+    by_row, by_index = (latest(columns, end, length, steps) for latest in (latest_by_row, latest_by_index))
+    for one, other, column, filler in zip(by_row, by_index, columns, (-1, 0, 0, -1), strict=True):
+        assert one.dtype == other.dtype == column.dtype
+        np.testing.assert_array_equal(one, other)
+        for row in range(60):
+            expected = column[: end[row]][::-1][: length[row]].tolist()
+            assert one[row].tolist() == expected + [filler] * (steps - len(expected))
+    empty = [column[:0] for column in columns]
+    for latest in (latest_by_row, latest_by_index):
+        assert (latest(empty, end * 0, length * 0, 3)[0] == -1).all()
 
 
 def test_long_histories_are_those_of_a_slow_walk_over_the_stored_behaviors(planted, monkeypatch):

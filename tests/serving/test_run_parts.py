@@ -13,6 +13,7 @@ from moontide.center.store import VectorStore
 from moontide.foundation.errors import CheckpointError, DataError
 from moontide.foundation.runs import Run
 from moontide.foundation.storage import read_json, write_json
+from moontide.ranking.export import export_model
 from moontide.ranking.score import ClickScorer
 from moontide.serving.pipeline import Pipeline
 from moontide.serving.request import Request
@@ -36,7 +37,11 @@ def degraded(pipeline, *asked):
 def test_a_whole_run_answers_texts_and_pictures_without_a_degraded_step(loaded, run_folder):
     assert loaded.parts.missing == {}
     fingerprint = read_json(run_folder / "center" / "versions" / "v1.json")["fingerprint"]
-    assert loaded.parts.versions == {"encoder": fingerprint, "vectors": "v1", "click model": "content v1"}
+    assert loaded.parts.versions == {
+        "encoder": fingerprint,
+        "vectors": "v1",
+        "click model": "content v1 (torch)",
+    }
     for asked in (("red mug", None, "d1"), (None, picture(COLORS["red"])), ("lamp", picture(COLORS["blue"]))):
         answer = loaded.search(*asked)
         assert answer.trace.degraded == []
@@ -65,6 +70,18 @@ def test_click_probabilities_are_those_of_the_trained_model(loaded, shop, run_fo
     unseen = loaded.parts.clicks.p_click(Request("new", None, None, 12), loaded.stock.past(None), None, rows)
     assert unseen.shape == (24,)
     assert np.abs(unseen - found).max() > 1e-4
+
+
+def test_an_exported_click_model_is_run_by_onnxruntime_and_gives_the_same_answers(loaded, copied):
+    export_model(copied / "ranking" / "content")
+    exported = Pipeline.load(copied)
+    assert exported.parts.versions["click model"] == "content v1 (onnx)"
+    assert exported.search("red mug", shopper_id="d1").versions["click model"] == "content v1 (onnx)"
+    rows, past = np.arange(24), loaded.stock.past("d1")
+    query = loaded.parts.encoder.encode_query("red mug", None)
+    for request in (Request("Red mug", None, "d1", 12), Request("new", None, None, 12)):
+        found = [one.parts.clicks.p_click(request, past, query, rows) for one in (exported, loaded)]
+        np.testing.assert_allclose(*found, atol=1e-6)
 
 
 def test_a_loaded_run_answers_alike_from_many_threads(loaded):

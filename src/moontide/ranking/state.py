@@ -35,8 +35,8 @@ class OnlineState:
         self._counts = {name: np.zeros((sizes[name] + 1, len(KINDS_COUNTED)), np.int64) for name in COUNTED}
         self._all = np.zeros(len(KINDS_COUNTED), np.int64)
         self._num_behaviors = np.zeros(num_shoppers + 1, np.int64)
-        # Zeros that were never written take no memory: a shopper costs what it has done, not `steps`. So
-        # codes are kept one higher, that -1 is zero.
+        # Codes are kept one higher, so that "none" is zero: zeros that were never written take no memory,
+        # and shoppers who did nothing cost nothing.
         kinds = {"product": np.int32, "at": np.int64, "kind": np.uint8, "query": np.int32}
         self._ring = {name: np.zeros((num_shoppers + 1, steps), kind) for name, kind in kinds.items()}
 
@@ -102,7 +102,7 @@ class OnlineState:
         room = max(num_shoppers + 1, held + held // 4)  # some to spare, so that not every newcomer copies all
 
         def longer(rows: np.ndarray) -> np.ndarray:
-            """The rows that were written, in a larger array; the last one stands for "no shopper" and is not."""
+            """The rows that were written, in a larger array; not the last one, which is for "no shopper"."""
             fresh = np.zeros((room, *rows.shape[1:]), rows.dtype)
             fresh[written] = rows[written]
             return fresh

@@ -134,9 +134,12 @@ def scaling(
     console.print(Text((to / "scaling.md").read_text()), soft_wrap=True)
 
 
+RunPath = Annotated[Path, typer.Option("--run", help="finished run over a market, with its click models")]
+
+
 @study.command()
 def ab(
-    run: Annotated[Path, typer.Option("--run", help="finished run over a market, with its click models")],
+    run: RunPath,
     to: To,
     before: Annotated[str, typer.Option(help="arm of the run that is compared with")] = "id",
     after: Annotated[str, typer.Option(help="arm of the run that is tried")] = "content",
@@ -145,17 +148,14 @@ def ab(
     seed: Annotated[int, typer.Option(help="of the shoppers' chance")] = 0,
 ) -> None:
     """Two click models of a run against each other in its market: CTR, RPM, slices, planned looks."""
-    from moontide.foundation.storage import write_json
-    from moontide.studies.abtest import ab_markdown
-    from moontide.studies.chain import arms_against
+    from moontide.foundation.runs import Run
+    from moontide.serving.parts import dataset_of
     from moontide.studies.experiment import ExperimentSettings
+    from moontide.studies.trials import ab_trial
 
     settings = ExperimentSettings(num_requests=requests, days=days)
-    results = arms_against(run, before, after, settings, seed)
-    to.mkdir(parents=True, exist_ok=True)
-    write_json(to / "ab.json", results)
-    write_bytes(to / "ab.md", ab_markdown(results).encode())
-    console.print(Text(ab_markdown(results)), soft_wrap=True)
+    ab_trial(run, dataset_of(Run.open(run)), to, before, after, settings, seed)
+    console.print(Text((to / "ab.md").read_text()), soft_wrap=True)
 
 
 @study.command()
@@ -163,22 +163,44 @@ def aa(
     dataset: Log,
     to: To,
     tests: Annotated[int, typer.Option(min=10, help="tests of two equal arms")] = 200,
+    requests: Annotated[int, typer.Option(min=10, help="requests of one test")] = 3_000,
+    days: Annotated[int, typer.Option(min=1, help="days of one test")] = 4,
     max_minutes: Minutes = None,
 ) -> None:
     """Equal arms against each other again and again: p-values must be uniform."""
     from moontide.catalog.dataset import Dataset
-    from moontide.foundation.storage import write_json
-    from moontide.studies.aatest import aa_markdown, aa_picture, aa_tests, shuffled_tests
-    from moontide.studies.abtest import past_traffic
+    from moontide.studies.experiment import ExperimentSettings
+    from moontide.studies.trials import aa_trial
 
-    opened = Dataset.open(dataset)
-    played = aa_tests(to / "cells", opened, tests, max_minutes=max_minutes)
-    shuffled = shuffled_tests(past_traffic(opened), tests)
-    write_json(to / "aa.json", {"played": played, "shuffled": shuffled})
-    text = f"Played in the market:\n\n{aa_markdown(played)}\nThe log split again:\n\n{aa_markdown(shuffled)}"
-    write_bytes(to / "aa.md", text.encode())
-    write_bytes(to / "aa.png", aa_picture(played))
-    console.print(Text(text), soft_wrap=True)
+    settings = ExperimentSettings(num_requests=requests, days=days)
+    aa_trial(Dataset.open(dataset), to, tests, settings, max_minutes)
+    console.print(Text((to / "aa.md").read_text()), soft_wrap=True)
+
+
+@study.command("off-policy")
+def off_policy(
+    run: RunPath,
+    to: To,
+    logs: Annotated[int, typer.Option(min=2, help="logs of the market, each with its own chance")] = 8,
+    requests: Annotated[int, typer.Option(min=10, help="requests of one log")] = 8_000,
+    days: Annotated[int, typer.Option(min=1, help="days of one log")] = 5,
+    open_bandit: Annotated[
+        Path | None, typer.Option(help="folder of the Open Bandit Dataset, estimated as well")
+    ] = None,
+    max_minutes: Minutes = None,
+) -> None:
+    """What a policy would earn, from the log of another one: estimators against the market's truth."""
+    from moontide.foundation.runs import Run
+    from moontide.serving.parts import dataset_of
+    from moontide.studies.experiment import ExperimentSettings
+    from moontide.studies.trials import off_policy_trial
+
+    settings = ExperimentSettings(num_requests=requests, days=days)
+    off_policy_trial(
+        run, dataset_of(Run.open(run)), to, num_seeds=logs, settings=settings, open_bandit=open_bandit,
+        max_minutes=max_minutes,
+    )  # fmt: skip
+    console.print(Text((to / "off-policy.md").read_text()), soft_wrap=True)
 
 
 @study.command()

@@ -44,15 +44,13 @@ from moontide.market.world import World
 from moontide.ranking.content import ContentTable
 from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickSettings
-from moontide.ranking.samples import Samples, SampleSettings, build_samples
-from moontide.ranking.score import ClickScorer
+from moontide.ranking.samples import SampleSettings, build_samples
 from moontide.ranking.train import TrainSettings
-from moontide.serving.parts import dataset_of
 from moontide.studies.abtest import ab_test
-from moontide.studies.arms import ClickPolicy
 from moontide.studies.clicks import all_scores, arms_of, click_results, train_arms
 from moontide.studies.encoders import EncoderPlan, catalog_texts, period_start, run_stages
 from moontide.studies.experiment import ExperimentSettings
+from moontide.studies.trials import click_targets
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +281,9 @@ class Chain:
         if not self.has_truth:
             return {"skipped": f"{self.dataset.path.name} is no simulated market: no experiment"}
         assert self.settings.experiment is not None
-        return arms_against(self.run.path, "id", "content", self.settings.experiment, self.seed)
+        world = World.open(self.dataset)
+        policies = [make(world) for make in click_targets(self.run.path, ("id", "content")).values()]
+        return ab_test(self.dataset, policies, world, self.settings.experiment, self.seed)
 
     def _new_encoder(self) -> MoonEncoder:
         settings = self.settings
@@ -296,27 +296,6 @@ class Chain:
         """Write a model folder whole or not at all."""
         with new_folder(path, replace=True) as folder:
             encoder.save(folder)
-
-
-def arms_against(
-    path: Path | str, before: str, after: str, settings: ExperimentSettings, seed: int = 0
-) -> dict[str, Any]:
-    """Two click models of a run against each other in its market; see `abtest.ab_results`.
-
-    Raises:
-        CheckpointError: no run at `path`, or no click model of one of these names.
-        DataError: the run's dataset is no market.
-    """
-    run = Run.open(path)
-    dataset = dataset_of(run)
-    world = World.open(dataset)
-    samples = Samples.load(run.path / "samples")
-    store = VectorStore.open(run.path / "center", must_exist=True)
-    policies = []
-    for name in (before, after):
-        scorer = ClickScorer.load(run.path / "ranking" / name, None, store, samples=samples)
-        policies.append(ClickPolicy(name, scorer, world, seed))
-    return ab_test(dataset, policies, world, settings, seed)
 
 
 def _facts(encoder: MoonEncoder) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def plot_exchange(table: Mapping[str, Any]) -> dict[str, bytes]:
             axes.set_title(one["slice"].removeprefix("category "), fontsize=8.5, loc="left")
         figure.suptitle(f"AUC over {line['metric']}, {table['dataset']}", x=0.01, ha="left")
         figure.supxlabel(
-            "Dots: frozen encoder versions, means over seeds. Bars: 95 % intervals of the difference to the mean "
-            "of all versions.\nColored line: slope whose interval over shoppers and seeds excludes 0.",
+            "Dots: frozen encoder versions, means over seeds. Bars: 95 % intervals of the difference to the "
+            "mean of all versions.\nColored line: slope whose interval over shoppers and seeds excludes 0.",
             x=0.01, ha="left", fontsize=8.5, color=COLORS[MUTED],
         )  # fmt: skip
         return as_files(figure)

@@ -179,7 +179,7 @@ def slices_of(held: Versions, metric: str) -> list[dict[str, Any]]:
 
 
 def _points_of(held: Versions, asked: Sequence[Outcomes], where: str) -> list[dict[str, Any]]:
-    """What a picture shows: metric and AUC of every version, with the standard errors of what makes it differ.
+    """What a picture shows: metric and AUC of every version, with the errors of what makes it differ.
 
     That is its difference to the mean of all versions: what all share, hard queries and odd shoppers, is no
     error of a line through them.
@@ -308,7 +308,8 @@ def exchange_markdown(table: Mapping[str, Any]) -> str:
     lines = [f"# Exchange rate: {table['dataset']}\n", f"{table['sentence']}\n"]
     if table["versions"]:
         lines.append(
-            f"{len(table['versions'])} versions; click models of seeds {', '.join(map(str, table['seeds']))}; "
+            f"{len(table['versions'])} versions; click models of seeds "
+            f"{', '.join(map(str, table['seeds']))}; "
             f"{table['clicks']['all']:,} clicks in the test period. AUC points are hundredths of AUC, metric "
             "points hundredths of the metric. Noise floor, standard deviation of AUC over seeds at a fixed "
             f"table: {_points(table['noise'])} points. Two versions are told apart from "

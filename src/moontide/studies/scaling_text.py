@@ -14,6 +14,7 @@ from moontide.studies.grid import as_markdown
 from moontide.studies.outcomes import Outcomes
 from moontide.studies.paired import Difference, difference_over_seeds
 
+TINY = 1e-9  # what rounding leaves of a line that does not rise
 X_NAMES = {
     "pairs": "tokens trained on",
     "negatives": "vectors a query is told from",
@@ -105,7 +106,7 @@ def _sentence(one: Measured, rise: Mapping[str, Any], curves: Mapping[str, Any])
         )
     low, high = (math.log(2) * one for one in curves["log"]["d_interval"])
     gain = math.log(2) * curves["log"]["d"]
-    moves = "" if low > 0 or high < 0 else ", not told from 0"
+    moves = "" if low > TINY or high < -TINY else ", not told from 0"
     return f"{start}; a doubling brings {gain:+.4f} ({low:+.4f} to {high:+.4f}{moves}); {curves['why']}."
 
 
