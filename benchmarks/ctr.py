@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -162,7 +161,7 @@ class Ours:
 class Peer:
     """The other library in its own process, which takes one command at a time."""
 
-    def __init__(self, folder: Path, **settings: Any):
+    def __init__(self, folder: Path, learning_rate: float, **settings: Any):
         worker = Path(__file__).parent / "peers" / "fuxictr_din.py"
         command = [PEERS / "bin" / "python", worker]
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
@@ -174,7 +173,7 @@ class Peer:
             text=True,
             env=quiet,
         )
-        self.ask("open", folder=str(folder), learning_rate=RATE, **settings)
+        self.ask("open", folder=str(folder), learning_rate=learning_rate, **settings)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """One command and its answer."""
@@ -289,8 +288,8 @@ def against_plain(ours: Ours) -> None:
     samples, feed = ours.samples, ours.feed
     pieces = ours.pieces(PLAIN_STEPS)
     rows = np.sort(np.concatenate(pieces))
-    history = samples.history(rows, SETTINGS.history)
     whole = feed.of_samples(samples, rows)
+    history = samples.history(rows, whole.short.item_BS.shape[1])
     table = torch.from_numpy(feed._items)
     past_RS, target_R = (
         torch.from_numpy(history.product.astype(np.int64)),
@@ -357,7 +356,7 @@ def memory(folder: Path, peers: bool) -> None:
         ours = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         theirs = "-"
         if peers and steps <= 200:  # beyond, its attention alone needs gigabytes a batch
-            peer = Peer(folder / "long rows", max_len=steps)
+            peer = Peer(folder / "long rows", RATE, max_len=steps)
             peer.ask("train", steps=2)
             theirs = f"{peer.ask('peak')['peak_mib']:,.0f}"
             peer.end()
@@ -374,13 +373,16 @@ def peak_of(folder: Path, steps: int) -> None:
     last = ours.samples.train_rows[-2 * BATCH :]
     for rows in (last[:BATCH], last[BATCH:]):
         ours.step(ours.load(rows))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):  # ru_maxrss would start at the parent's
+            print(int(line.split()[1]) / 1024)
 
 
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--impressions", type=int, default=400_000)
+    parser.add_argument("--their-rate", type=float, default=RATE, help=f"their learning rate, ours is {RATE}")
     parser.add_argument("--only", default="preparation,race,plain,memory", help="tables, by comma")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -398,7 +400,7 @@ def main() -> None:
         peer = None
         if has_peers and {"preparation", "race"} & {*tables}:
             write_rows(samples, folder / "rows")
-            peer = Peer(folder / "rows")
+            peer = Peer(folder / "rows", asked.their_rate)
         if peer is not None and "preparation" in tables:
             peer_prepares(peer)
         if "race" in tables:

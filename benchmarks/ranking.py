@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,21 +125,8 @@ def score_times(samples: Samples, settings: ClickSettings, vectors: ContentTable
 
 
 def _head(samples: Samples, num: int) -> Samples:
-    columns = (
-        "event_id",
-        "at",
-        "shopper",
-        "query",
-        "product",
-        "creative",
-        "position",
-        "label",
-        "behavior_end",
-    )
-    columns += ("counters", "is_test", "is_new", "is_rare")
-    parts = {name: getattr(samples, name)[-num:] for name in columns}
-    parts["is_test"] = np.arange(num) >= num * 4 // 5
-    return Samples(**{**vars(samples), **parts})
+    part = samples.part(np.arange(len(samples) - num, len(samples)))
+    return replace(part, is_test=np.arange(num) >= num * 4 // 5)
 
 
 def main() -> None:

@@ -225,8 +225,8 @@ def unreadable(folder, planted):
 @pytest.mark.parametrize(
     ("break_it", "text"),
     [
-        (truncated, "not the file that was exported: export it again"),
-        (trained_again, "another model than model.pt: export it again"),
+        (truncated, "not the file that was exported: run `moontide ranking export"),
+        (trained_again, "another model than model.pt: run `moontide ranking export"),
         (forged, "the ONNX graph differs from the model by"),
         (without_graph, "no whole export of the click model"),
         (unreadable, "no whole export of the click model"),
@@ -252,7 +252,7 @@ def test_the_engine_is_the_one_asked_for_and_onnx_by_default(planted, own, caplo
     (own / export.FACTS).unlink()
     with caplog.at_level(logging.INFO):
         assert opened(planted, own).name == "torch"
-    assert "faster after export_model" in caplog.text
+    assert "faster after `moontide ranking export" in caplog.text
     with pytest.raises(CheckpointError, match="no whole export"):
         opened(planted, own, "onnx")
 

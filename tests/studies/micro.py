@@ -19,5 +19,6 @@ MICRO = ChainSettings(
     posttrain=PosttrainSettings(num_steps=8, batch_size=16, checkpoint_every=2, log_every=1),
     clicks=ClickSettings(hidden=(16,), width=8, attention=8, history=10),
     training=TrainSettings(batch_size=256),
+    exports=False,  # a quarter of a minute
     experiment=ExperimentSettings(num_requests=300, days=1),
 )  # fmt: skip

@@ -260,7 +260,7 @@ def open_engine(
                 raise
             log.warning("the click model is run by PyTorch: %s", error)
     elif engine is None:
-        log.info("no exported click model: run by PyTorch; faster after export_model(%r)", str(folder))
+        log.info("the click model is run by PyTorch: faster after `moontide ranking export %s`", folder)
     return TorchEngine(trained.model, trained.feed(entities, vectors))
 
 

@@ -230,7 +230,7 @@ def exported_facts(folder: Path | str) -> dict[str, Any]:
         CheckpointError: there is none, it is broken, or it belongs to another model.
     """
     folder = Path(folder)
-    again = f"export it again: moontide.ranking.export.export_model({str(folder)!r})"
+    again = f"run `moontide ranking export {folder}`"
     try:
         facts = read_json(folder / FACTS)
         if facts["format"] != FORMAT:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 OLD_FORMAT = 1  # behaviors in a Parquet file, and none of the facts that samples.json holds now
 HOUR_MS = 3_600_000
-MANY_STEPS = 120  # behaviors a row from which on copying row by row is faster
+MANY_STEPS = 200  # behaviors a row from which on copying row by row is faster
 FILLERS = (-1, 0, 0, -1)  # of a history's columns
 CODES = ("shopper", "query", "product", "creative", "position")
 COLUMNS = ("at", "shopper", "query", "product", "creative", "position", "label", "behavior_end")
@@ -294,7 +294,7 @@ def empty_history(rows: int, steps: int) -> History:
 def latest_by_row(
     columns: Sequence[np.ndarray], end: np.ndarray, length: np.ndarray, steps: int
 ) -> list[np.ndarray]:
-    """Of each column (rows, steps): the last `length` entries before `end`, the last one first, then FILLERS."""
+    """Of each column (rows, steps): `length` entries before each `end`, the last one first, then FILLERS."""
     latest = [np.empty((len(end), steps), column.dtype) for column in columns]
     for row, (stop, num) in enumerate(zip(end.tolist(), length.tolist(), strict=True)):
         for found, column, filler in zip(latest, columns, FILLERS, strict=True):

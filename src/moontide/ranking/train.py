@@ -34,7 +34,7 @@ from moontide.ranking.calibration import (
     fit_sliced,
     product_slices,
 )
-from moontide.ranking.content import ContentTable
+from moontide.ranking.content import ContentTable, check_versions
 from moontide.ranking.entities import Entities, Vocabulary
 from moontide.ranking.fit import JOINT, Fit, Phase, TrainSettings, Watch, scores_of
 from moontide.ranking.heads import ContentSettings
@@ -185,6 +185,9 @@ def train_click_model(
     steps = -(-len(learned) // training.batch_size) * training.epochs
     rows = len(learned) * sum(phase.epochs for phase in phases)
     figures = {"train_loss": float(np.mean(done.losses[-max(steps // 10, 1) :])), **done.figures}
+    if vectors is not None:
+        versions = check_versions(samples, vectors)
+        figures |= {f"vectors_{name}": float(count) for name, count in versions.items()}
     trained.metrics = {**figures, "samples_per_second": rows / max(done.seconds, 1e-9), **trained.metrics}
     if rank() == 0:
         if watch.run is not None:

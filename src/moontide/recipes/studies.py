@@ -35,7 +35,7 @@ def scaling(num_steps: int = 120) -> ScalingSettings:
     stage = moon_embedding.posttraining(encoder, num_steps)
     return ScalingSettings(
         factors=(1, 2, 4, 8, 16),  # ours: what the budget holds
-        pools=(64, 128, 256, 512, 1024, 2048, 4096),  # ours
+        pools=(64, 256, 1024, 4096),  # ours: what the budget holds
         lengths=(20, 50, 100, 200, 500, 1000),  # ours
         encoder=encoder,
         posttrain=stage.but(negatives=NegativeSettings(num_hard=1)),  # ours, unswept

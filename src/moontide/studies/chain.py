@@ -1,7 +1,7 @@
 """The whole chain of one run, stage by stage; what `moontide demo` and `moontide run` call.
 
     market ─► pretrain ─► posttrain ─► refine ─► twotower ─► retrieval
-                                                     ─► embed ─► clicks ─► experiment ─► report
+                                                     ─► embed ─► clicks ─► export ─► experiment ─► report
 
 Every stage leaves its results in RUN/stages and its products beside them; a stage that has ended is not run
 again, and one that was cut off goes on from its last checkpoint. What a dataset lacks (a log, a hidden
@@ -42,6 +42,7 @@ from moontide.market.build import build_market
 from moontide.market.settings import MarketSettings
 from moontide.market.world import World
 from moontide.ranking.content import ContentTable
+from moontide.ranking.export import export_model
 from moontide.ranking.heads import ContentSettings
 from moontide.ranking.models import ClickSettings
 from moontide.ranking.samples import SampleSettings, build_samples
@@ -87,6 +88,7 @@ class ChainSettings(Settings):
     arms: tuple[str, ...] = pydantic.Field(
         ("id", "id_attributes", "content", "permuted"), description="click models"
     )
+    exports: bool = pydantic.Field(True, description="the content model as a graph for the server")
     experiment: ExperimentSettings | None = pydantic.Field(None, description="A/B in the market; None: none")
 
     @pydantic.model_validator(mode="after")
@@ -169,6 +171,8 @@ class Chain:
             stages.append(("twotower", self.train_two_tower))
         stages += [("retrieval", self.measure_retrieval), ("embed", self.embed)]
         stages.append(("clicks", self.train_clicks))
+        if settings.exports:
+            stages.append(("export", self.export))
         if settings.experiment is not None:
             stages.append(("experiment", self.experiment))
         return stages
@@ -270,6 +274,13 @@ class Chain:
         scores = all_scores(samples, trained, truth)
         speeds = {name: model.metrics["samples_per_second"] for name, model in trained.items()}
         return click_results(samples, scores) | {"samples": len(samples), "samples_per_second": speeds}
+
+    def export(self) -> dict[str, Any]:
+        """The content model as the graph that a server runs."""
+        folder = self.run.path / "ranking" / "content"
+        if not folder.is_dir():
+            return {"skipped": "there is no click model on content"}
+        return {"file": export_model(folder).name}
 
     @property
     def store(self) -> VectorStore:

@@ -40,7 +40,8 @@ def click_targets(run: Path, names: Sequence[str]) -> dict[str, Callable[[World]
         vectors = ContentTable.load(run / "vectors") if reads else None
 
         def make(world: World) -> ClickPolicy:
-            scorer = ClickScorer.load(run / "ranking" / name, None, vectors, samples=samples)
+            # Hundreds of requests are scored together here: PyTorch, not the graph of one request.
+            scorer = ClickScorer.load(run / "ranking" / name, None, vectors, samples=samples, engine="torch")
             return ClickPolicy(name, scorer, world)
 
         return make
