@@ -99,9 +99,8 @@ def test_a_dual_encoder_of_the_ladder_embeds_everything_the_log_names(micro_run,
     stage = MICRO.posttrain.but(pairings="titles", num_steps=2)
     plan = EncoderPlan(two_tower=TwoTowerSettings(width=8, dim=16, image_side=56), pairs=(stage,))
     train_rungs(tmp_path, data, dataset, {"R1": plan}, micro_run.path / "encoder")
-    table = run_models(
-        tmp_path, data, [Model("R0", SMALL), Model("R1, vector", SIMTIER, vectors="R1")], [0], MICRO.training, "R0"
-    )  # fmt: skip
+    rungs = [Model("R0", SMALL), Model("R1, vector", SIMTIER, vectors="R1")]
+    table = run_models(tmp_path, data, rungs, [0], MICRO.training, "R0")
     assert vectors_folder(data, "R1").name == "vectors-r1"
     facts = json.loads((tmp_path / "cells" / "r1-vector-seed0.json").read_text())
     assert facts["settings"]["vectors"] == "R1"

@@ -224,7 +224,7 @@ class Feed:
     def _unique(
         self, product: np.ndarray, behavior: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Embedding rows of the distinct products, which of them each candidate and behavior is, their codes."""
+        """Embedding rows of the distinct products, which one each candidate and behavior is, their codes."""
         code, place = _distinct(len(self._items), product, behavior)
         return self._items[code], place[product], place[behavior], code
 
@@ -295,7 +295,7 @@ def request_fields(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _distinct(num: int, *codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct codes in ascending order (-1 counts as the last), and the place of each code among them."""
+    """The distinct codes in ascending order (-1 counts as the last), and the place of each among them."""
     seen = np.zeros(num, dtype=bool)  # made anew, so that threads can share a feed
     for one in codes:
         seen[one] = True

@@ -14,6 +14,8 @@ is masked and flagged everywhere: presence flags are inputs whatever else is on.
 Letters: B requests, N candidates, S behavior steps, U distinct items, V distinct past queries, D width.
 """
 
+# ruff: noqa: N815 - fields are named by their dimensions, as tensors are everywhere
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -51,7 +53,9 @@ class ContentSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _agree(self) -> ContentSettings:
         if not self.tiers and (self.asked or self.past_queries or self.creative or self.plain_counts):
-            raise ValueError("asked, past_queries, creative and plain_counts are about tiers: set them above 0")
+            raise ValueError(
+                "asked, past_queries, creative and plain_counts are about tiers: set tiers above 0"
+            )
         return self
 
     @property
@@ -176,7 +180,9 @@ class ContentHeads(nn.Module):
             item_BS = batch.short.item_BS
             deep += self.item_interest(near.history, near.asked, content.item_UD, past_UD, item_BS)
         if self.query_interest is not None:
-            assert batch.queries is not None and batch.short.query_BS is not None and query_VK is not None
+            assert batch.queries is not None
+            assert batch.short.query_BS is not None
+            assert query_VK is not None
             near_queries, asked_queries = past_query_nears(batch)
             vector_VD, place_BS = batch.queries.vector_VD, batch.short.query_BS
             deep += self.query_interest(near_queries, asked_queries, vector_VD, query_VK, place_BS)
@@ -215,7 +221,8 @@ class ContentHeads(nn.Module):
 
     def _make(self, batch: Batch) -> tuple[Tensor, Tensor]:
         content, short = batch.content, batch.short
-        assert self.make is not None and content is not None
+        assert self.make is not None
+        assert content is not None
         has_past_BS = content.has_item_U[short.item_BS] & short.is_real_BS
         rows = (batch.product_item_BN, short.item_BS, short.recency_BS)
         return self.make(content.item_UD, *rows, has_past_BS, content.query_BD)
@@ -224,7 +231,9 @@ class ContentHeads(nn.Module):
 def past_query_nears(batch: Batch) -> tuple[Comparison, Comparison]:
     """Cosines of candidates, and of the query asked (N = 1), with the queries behind the behaviors."""
     content, queries, short = batch.content, batch.queries, batch.short
-    assert content is not None and queries is not None and short.query_BS is not None
+    assert content is not None
+    assert queries is not None
+    assert short.query_BS is not None
     has_BS = queries.has_vector_V[short.query_BS] & short.is_real_BS
     target_BN = batch.product_item_BN
     near_BNS = similarities(content.item_UD, target_BN, short.query_BS, queries.vector_VD)
@@ -239,7 +248,9 @@ def past_query_nears(batch: Batch) -> tuple[Comparison, Comparison]:
 
 def _creative_near(batch: Batch, near: Near) -> Comparison:
     content, short = batch.content, batch.short
-    assert content is not None and content.creative_BND is not None and content.has_creative_BN is not None
+    assert content is not None
+    assert content.creative_BND is not None
+    assert content.has_creative_BN is not None
     past_BSD = content.item_UD[short.item_BS]
     similarity_BNS = content.creative_BND @ past_BSD.transpose(1, 2)
     return Comparison(similarity_BNS, content.has_creative_BN[..., None] & near.has_past_BS[:, None])

@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from moontide.ranking.metrics import group_auc
+from moontide.ranking.paired import shares
 
 
 def auc_by_shopper(
@@ -39,9 +40,7 @@ def auc_by_shopper(
     num_clicks, num_others = int(label.sum()), int((~label).sum())
     if not num_clicks or not num_others:
         return shoppers, np.full(len(shoppers), math.nan)
-    share = np.empty(len(score))
-    share[label] = _share_below(score[label], score[~label])
-    share[~label] = 1 - _share_below(score[~label], score[label])
+    share = shares(score, label)
     auc = share[label].mean()
     moved = np.where(label, (share - auc) / num_clicks, (share - auc) / num_others)
     return shoppers, auc + len(shoppers) * np.bincount(owner, moved, len(shoppers))
@@ -58,13 +57,3 @@ def gauc_by_shopper(
         return shoppers, value
     gauc = float(np.average(value, weights=num))
     return shoppers, gauc + len(value) * num * (value - gauc) / num.sum()
-
-
-def _share_below(score: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each score the share of the others below it, equal ones counted half."""
-    others = np.sort(others)
-    order = np.argsort(score, kind="stable")  # neighbors in the search share cache lines
-    below, upto = (np.searchsorted(others, score[order], side=side) for side in ("left", "right"))
-    share = np.empty(len(score))
-    share[order] = (below + upto) / 2 / len(others)
-    return share

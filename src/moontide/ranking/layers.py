@@ -74,14 +74,13 @@ class SimTier(nn.Module):
 class TargetAttention(nn.Module):
     """What the shopper's behaviors say about each candidate: a weighted mean of behavior keys.
 
-    Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b [+ g s_b];  w = masked softmax over b;  out = sum_b w_b k(e_b)
-    with q and k linear and swish. No real behavior gives the zero vector. With `has_scores` the similarity s_b
-    is side information of each behavior: it moves the weight, and its weighted mean is a further output
+    Formula: a = q(e_t) k(e_b) / sqrt(D) + bias_b [+ g s_b];  w = masked softmax(a);  out = sum_b w_b k(e_b)
+    with q and k linear and swish. No real behavior gives the zero vector. With `has_scores` the similarity
+    s_b is side information of each behavior: it moves the weight, and its weighted mean is a further output
     (SimScore).
 
-    Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence (analog MUSE: the
-    value is the key projection); SimScore: 2407.19467 (analog SimTier); scaling, mask and the recency bias are
-    ours.
+    Also called: DIN, target attention. Paper: MUSE 2512.07216 short sequence (analog MUSE: the value is the
+    key projection); SimScore: 2407.19467 (analog SimTier); scaling, mask and the recency bias are ours.
 
     Args:
         width: of the item representations. heads_width: D, of query and key.
@@ -112,7 +111,7 @@ class TargetAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Interest (B, N, D) and weights (B, N, S) from projected queries and keys (`queries`, `keys`).
 
-        With scores the interest ends in the weighted mean similarity and the weight of behaviors that have one.
+        With scores the interest ends in the mean similarity and the weight of behaviors that have one.
         """
         bias_BNS, extra = self._bias(recency_BS, side)
         scale = 1 / math.sqrt(self.heads_width)

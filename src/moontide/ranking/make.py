@@ -38,7 +38,8 @@ class MakeSettings(Settings):
 class Make(nn.Module):
     """DIN over frozen vectors, four layers to a logit, and what the click model takes from it.
 
-    Formula: v = DIN({r_b}, r_t);  h_1, ..., h_k = hidden layers of MLP([v, r_t, r_q]);  features = [v, h..., logit]
+    Formula: v = DIN({r_b}, r_t);  h_1, ..., h_k = hidden layers of MLP([v, v * q(r_t), r_t, r_q]);
+    features = [v, h_1, ..., h_k, logit]
 
     Paper: 2407.19467 (analog MAKE; r_t and r_q beside v are ours).
 

@@ -70,8 +70,8 @@ class ClickSettings(Settings):
     def _agree(self) -> ClickSettings:
         if self.search is not None and self.search.needs_vectors and self.content is None:
             raise ValueError(
-                "a search by content, or with similarities in its exact unit, needs content: set it, or search "
-                "by category or id with unit='attention' and tiers=0"
+                "a search by content, or with similarities in its exact unit, needs content: set it, or "
+                "search by category or id with unit='attention' and tiers=0"
             )
         return self
 
@@ -89,9 +89,9 @@ class ClickSettings(Settings):
 class ClickModel(nn.Module):
     """p(click) of candidates from ids, behaviors, counters and, with `content`, frozen vectors.
 
-    Paper: MIM (2502.00321) as its documented relatives: DIN (analog MUSE), SimTier and MAKE (2407.19467), MUSE
-    (2512.07216), and CUBE of MOON Embedding (2511.11305). The crossing of field sums, the linear part and the
-    additive position are ours.
+    Paper: MIM (2502.00321) as its documented relatives: DIN (analog MUSE), SimTier and MAKE (2407.19467),
+    MUSE (2512.07216), and CUBE of MOON Embedding (2511.11305). The crossing of field sums, the linear part
+    and the additive position are ours.
 
     Args:
         sizes: field -> rows of its embedding table (`Vocabulary.sizes`).
@@ -227,7 +227,7 @@ class ClickModel(nn.Module):
         return torch.where(position_BN >= 0, bias_P[position_BN.clamp(0, self.num_positions - 1)], 0.0)
 
     def semantic_codes(self, vectors: np.ndarray, present: np.ndarray) -> np.ndarray | None:
-        """(rows, levels) semantic ids of vectors by the model's own centers; None for a model without them."""
+        """(rows, levels) semantic ids of vectors by the model's own centers; None without any."""
         if not any(name.startswith(SEMANTIC) for name in self.item_fields):
             return None
         return codes_of(vectors, present, self.semantic_centers.numpy())
@@ -282,12 +282,14 @@ class ClickModel(nn.Module):
     def _search(self, past_UD: Tensor, target_BND: Tensor, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """What the found part of the long history says, and its tiers of similarity."""
         search, long = self.settings.search, batch.long
-        assert search is not None and long is not None and self.exact is not None
+        assert search is not None
+        assert long is not None
+        assert self.exact is not None
         with torch.no_grad():
             near = long_near(batch) if search.needs_vectors else None
             score_BNS, is_real_BNS = self._search_scores(past_UD, batch, long, near)
             step_BNK, is_found_BNK = find(score_BNS, is_real_BNS, search.top)
-            if near is None or search.unit == "attention" and not search.tiers:
+            if near is None or (search.unit == "attention" and not search.tiers):
                 found = Comparison(torch.zeros_like(step_BNK, dtype=past_UD.dtype), is_found_BNK)
             else:
                 found = found_of(near.similarity_BNS, near.is_real_BNS, step_BNK, is_found_BNK)
@@ -336,7 +338,8 @@ class ClickModel(nn.Module):
 def long_near(batch: Batch) -> Comparison:
     """Cosines of candidates with the long history, and where both have a vector."""
     content, long = batch.content, batch.long
-    assert content is not None and long is not None
+    assert content is not None
+    assert long is not None
     similarity_BNS = similarities(content.item_UD, batch.product_item_BN, long.item_BS)
     has_past_BS = content.has_item_U[long.item_BS] & long.is_real_BS
     has_target_BN = content.has_item_U[batch.product_item_BN]

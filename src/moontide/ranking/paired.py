@@ -141,7 +141,7 @@ def _delong(
 ) -> Interval:
     share = np.zeros(len(label))  # V of each row, of the difference
     for score, sign in zip(scores, signs, strict=True):
-        share += sign * _shares(*checked(score, label))
+        share += sign * shares(*checked(score, label))
     is_click = checked(scores[0], label)[1]
     if is_click.all() or not is_click.any():
         return UNDEFINED
@@ -161,7 +161,7 @@ def _delong(
     return normal_interval(value, math.sqrt(variance) if not variance < 0 else 0.0)
 
 
-def _shares(score: np.ndarray, is_click: np.ndarray) -> np.ndarray:
+def shares(score: np.ndarray, is_click: np.ndarray) -> np.ndarray:
     """Of a click: the share of non-clicks it wins over; of a non-click: of clicks it loses to."""
     clicks, others = np.sort(score[is_click]), np.sort(score[~is_click])
     share = np.full(len(score), math.nan)

@@ -81,7 +81,9 @@ def find(score_BNS: Tensor, is_real_BNS: Tensor, top: int) -> tuple[Tensor, Tens
     return step_BNK, is_real_BNS.expand_as(score_BNS).gather(-1, step_BNK)
 
 
-def found_of(similarity_BNS: Tensor, is_real_BNS: Tensor, step_BNK: Tensor, is_found_BNK: Tensor) -> Comparison:
+def found_of(
+    similarity_BNS: Tensor, is_real_BNS: Tensor, step_BNK: Tensor, is_found_BNK: Tensor
+) -> Comparison:
     """Similarities of found behaviors, 0 and not counted where one has no vector."""
     similar_BNK = similarity_BNS.gather(-1, step_BNK)
     has_BNK = is_real_BNS.expand_as(similarity_BNS).gather(-1, step_BNK) & is_found_BNK

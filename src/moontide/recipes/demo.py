@@ -86,6 +86,7 @@ def content() -> ChainSettings:
         posttrain=moon_embedding.posttraining(encoder, num_steps=450),  # guess
         clicks=mim.click_model(),
         training=mim.training().but(batch_size=512),  # guess
+        exports=False,
     )
 
 

@@ -39,31 +39,43 @@ PAPERS = (
         "recipes/moon_embedding.py",
         "pretraining on catalog questions; bidirectional attention, masked mean pooling, Matryoshka; "
         "first stage with nine pairings in cycles of 26 steps; second stage: four cleaning steps, hard "
-        "negatives with gradient, a queue, all ranks, circle loss; a ladder of our own; representation "
-        "center; image-search recall",
-        "tests/encoder, tests/center",
+        "negatives with gradient, a queue, all ranks, circle loss; CUBE over items and past queries, each "
+        "of its eight inputs a switch; exchange rate, scaling study, a ladder of our own through to AUC; "
+        "representation center; image-search recall; `moontide run moon_embedding` from pairs to an A/B",
+        "tests/encoder, tests/center, tests/ranking, tests/studies",
         "temperature, batch, prompts, Matryoshka widths, circle margin and scale, queue, the definition "
-        "behind its recall, what its five versions were",
+        "behind its recall, exchange rates and fits, weights and widths inside CUBE, what its five versions "
+        "were",
     ),
     Paper(
         "MIM",
         "2502.00321",
         "recipes/mim.py",
         "pre-training by alignment of picture and title; C-SFT with space-time negatives, both readings "
-        "of multi-level InfoNCE, slow keys and the triplet term as switches. CiUBM: not yet",
-        "tests/encoder",
-        "every equation and table; what multi-level means",
+        "of multi-level InfoNCE, slow keys and the triplet term as switches; CiUBM as CUBE without its "
+        "query branch; `moontide run mim` from pairs to an A/B",
+        "tests/encoder, tests/ranking",
+        "every equation and table; what multi-level means; what CiUBM wires",
     ),
     Paper(
-        "SimTier (MAKE: not yet)",
+        "SimTier, MAKE",
         "2407.19467",
-        "recipes/mim.py",
+        "recipes/click_models.py",
         "histogram of the behaviors' similarities, with the top tier that the published pseudo-code "
-        "drops; log counts with a learnable scale (analog MUSE)",
+        "drops; log counts with a learnable scale (analog MUSE); Vector and SimScore beside it; MAKE's "
+        "passes over content alone, then one pass over ids, frozen or not",
         "tests/ranking",
-        "tier count and normalization of the production model",
+        "tier count and normalization of the production model; whether its logit is a feature",
     ),
-    Paper("MUSE", "2512.07216", unknown="some of its widths are used as defaults"),
+    Paper(
+        "MUSE",
+        "2512.07216",
+        "recipes/click_models.py",
+        "search of the long history by cosine, by category (SIM-hard) or by id (SIM-soft); SA-TA and SimTier "
+        "over what was found; masks instead of a cosine of 0; importer of its public data",
+        "tests/ranking",
+        "which of code and equation the production model follows",
+    ),
     Paper(
         "MOON",
         "2508.11999",
