@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 
 from moontide.foundation.errors import CheckpointError, DataError
 from moontide.foundation.runs import Run
+from moontide.ranking.batches import Feed
 from moontide.ranking.content import ContentTable
 from moontide.ranking.fit import JOINT, Fit, Phase, batches_of
 from moontide.ranking.heads import ContentSettings
@@ -356,3 +357,28 @@ def test_every_batch_depends_on_its_step_alone(data):
             assert piece.rows.tolist() == expected.rows.tolist()
             assert torch.equal(piece.batch.request_rows_BF, expected.batch.request_rows_BF)
             assert torch.equal(piece.batch.item_rows_UF, expected.batch.item_rows_UF)
+
+
+def test_impressions_come_in_order_of_time_so_that_no_behavior_has_learned_from_what_follows(data, tmp_path):
+    samples, _ = data
+
+    def rows_of(samples, training):
+        seen, kept = [], Feed.of_samples
+
+        def watched(feed, samples, rows, unknown=None):
+            seen.extend(rows.tolist() if unknown is not None else [])  # hidden ids: the joint pass alone
+            return kept(feed, samples, rows, unknown)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Feed, "of_samples", watched)
+            train_click_model(samples, None, ClickSettings(), training=training)
+        return seen
+
+    in_time = rows_of(samples, QUICK)
+    assert in_time == sorted(in_time)
+    assert len(in_time) > 500
+    at_random = rows_of(samples, QUICK.but(order="random"))
+    assert sorted(at_random) == in_time
+    assert at_random != in_time
+    timeless = replace(samples, at=np.zeros_like(samples.at))  # shoppers may stand one after the other
+    assert rows_of(timeless, QUICK) == at_random
