@@ -54,7 +54,7 @@ def test_studies_are_sized_by_recipes_and_unknown_click_models_refused():
 
 
 def test_run_wants_a_dataset_for_a_size_and_knows_its_recipes(tmp_path):
-    with pytest.raises(SettingsError, match="no size is called 'nothing'.*mim, moon_embedding"):
+    with pytest.raises(SettingsError, match=r"no size is called .nothing.*mim, moon_embedding"):
         run("nothing", to=tmp_path / "run")
     with pytest.raises(SettingsError, match="no size is called 'huge'"):
         run("mim", size="huge", to=tmp_path / "run")
