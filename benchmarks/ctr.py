@@ -7,8 +7,9 @@ same fields, the last 50 clicks, batches of 1,024, Adam at one learning rate, on
 thread, no worker processes; embeddings of 16, 32 units of attention, layers of 128 and 64. The pass is cut
 into five pieces, theirs and ours in turn; ratios are medians of the paired ones, in seconds of the processor,
 which other programs disturb less than the clock on the wall. Attention is each side's own: theirs a network
-over candidate, behavior, difference and product (with Dice), ours scaled products of projections. So AUC on
-the test rows stands beside: speed counts only if it is equal.
+over candidate, behavior, difference and product (with Dice), ours scaled products of projections. Ours also
+counts behaviors that equal the candidate, field by field. So AUC on the test rows stands beside: speed
+counts only if ours is not lower.
 
 Theirs runs in its own environment, made by `benchmarks/peers.sh`; without it the rest runs alone. It is timed
 with the loader that is shipped with the model, and with batches ready in memory, which no loader can beat.

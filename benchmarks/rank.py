@@ -10,8 +10,9 @@ From codes to calibrated probabilities, on one thread, five ways in turn on the 
     tiled     the model on 500 requests of one candidate each; a batch lists each distinct product once
     plain     the same, and every request brings its behaviors' rows and vectors, as CTR libraries do
 
-Beside them `graph` (onnx without looking anything up) and `shopper` (onnx with a single candidate: the most
-that a graph of its own for the shopper could save). Ratios are of medians.
+Beside them parts of `onnx`: `graph` looks nothing up; `one` is the graph with a single candidate; `bare` the
+same with as few behaviors as it takes. What lies between the last two is all that a graph of its own for the
+shopper could save. Ratios are of medians.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +184,7 @@ def compare(
     """Milliseconds of each way in each round, and the largest difference of a probability."""
     ways, feed = scorers(folder, samples, settings, vectors)
     graph, rng, at = run_graph(folder / GRAPH), np.random.default_rng(1), int(samples.at[-1]) + 1
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "graph", "shopper")}
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "graph", "one", "bare")}
     worst, state = 0.0, ways["onnx"].state
     assert (state.history(np.arange(SHOPPERS)).product >= 0).sum(1).min() >= BEHAVIORS
 
@@ -203,9 +205,11 @@ def compare(
         counters = state.counters(shopper, query, product)
         history = state.history(shopper, settings.all_steps)
         asked = Asked(shopper, query, product, np.array([at]), counters, history)
-        inputs = feed.inputs(asked, 0, np.arange(CANDIDATES))
-        timed("graph", graph, inputs)
-        timed("shopper", ways["onnx"].score, shopper, query, product[:, :1], at)
+        stranger = replace(asked, history=state.history(np.array([-1]), settings.all_steps))
+        everyone, first = np.arange(CANDIDATES), np.arange(1)
+        timed("graph", graph, feed.inputs(asked, 0, everyone))
+        timed("one", graph, feed.inputs(asked, 0, first))
+        timed("bare", graph, feed.inputs(stranger, 0, first))
     for name, column in times.items():
         times[name] = column[3:] if len(column) > rounds else column[1:]  # the first are warming up
     return times, worst

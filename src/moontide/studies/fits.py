@@ -80,22 +80,26 @@ def fit_power(x: np.ndarray, m: np.ndarray) -> PowerLaw:
     x, m = _points(x, m, 3)
     unit = x / x.min()  # or large x would leave nothing of x^-b
 
-    def solved(b: float) -> tuple[float, float, float]:
+    def solved(b: Any) -> tuple[Any, Any, Any]:
+        """Squares, m_inf and a for one b, or for a column of them."""
         shape = unit**-b
-        moved = shape - shape.mean()
-        a = max(0.0, -float(moved @ m) / float(moved @ moved))
-        m_inf = float(m.mean()) + a * float(shape.mean())
-        return float(((m_inf - a * shape - m) ** 2).sum()), m_inf, a
+        mean = shape.mean(-1)
+        moved = shape - mean[..., None]
+        a = np.maximum(-(moved @ m) / np.square(moved).sum(-1), 0.0)
+        m_inf = m.mean() + a * mean
+        return np.square(m_inf[..., None] - a[..., None] * shape - m).sum(-1), m_inf, a
 
     grid = np.geomspace(LEAST_B, MOST_B, STARTS)
-    best = min(range(STARTS), key=lambda at: solved(grid[at])[0])
+    best = int(solved(grid[:, None])[0].argmin())
     ends = np.log(grid[max(best - 1, 0)]), np.log(grid[min(best + 1, STARTS - 1)])
     found = minimize_scalar(
-        lambda log_b: solved(math.exp(log_b))[0], bounds=ends, method="bounded", options={"xatol": 1e-12}
+        lambda log_b: solved(math.exp(log_b))[0], bounds=ends, method="bounded", options={"xatol": 1e-9}
     )
     b = min((math.exp(found.x), grid[best]), key=lambda one: solved(one)[0])
     _, m_inf, a = solved(b)
-    return PowerLaw(m_inf, a * float(x.min()) ** b, float(b)) if a > 0 else PowerLaw(m_inf, 0.0, math.nan)
+    if not a > 0:
+        return PowerLaw(float(m_inf), 0.0, math.nan)
+    return PowerLaw(float(m_inf), float(a) * float(x.min()) ** b, float(b))
 
 
 def fit_log(x: np.ndarray, m: np.ndarray) -> LogLine:
