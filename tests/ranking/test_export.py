@@ -27,6 +27,7 @@ from moontide.ranking.facts import CLICK, ORDER
 from moontide.ranking.heads import ContentSettings
 from moontide.ranking.make import MakeSettings
 from moontide.ranking.models import ClickModel, ClickSettings
+from moontide.ranking.request_model import CANDIDATES, STEPS
 from moontide.ranking.samples import History
 from moontide.ranking.search import SearchSettings
 from moontide.ranking.semantic import SemanticSettings
@@ -157,9 +158,9 @@ def test_what_is_the_shoppers_is_never_repeated_for_a_candidate(exported):
     widest, seen = {}, 0
     for value in graph.value_info:
         dims = [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
-        seen += export.CANDIDATES in dims
-        if export.CANDIDATES in dims and export.STEPS in dims:
-            rest = [one for one in dims if one not in (export.CANDIDATES, export.STEPS)]
+        seen += CANDIDATES in dims
+        if CANDIDATES in dims and STEPS in dims:
+            rest = [one for one in dims if one not in (CANDIDATES, STEPS)]
             widest[value.name] = max([one for one in rest if isinstance(one, int)], default=1)
     assert seen > 20
     assert len(widest) > 20
@@ -203,11 +204,12 @@ def trained_again(folder, planted):
     untrained(planted, None, SETTINGS["id"], seed=1).save(folder)
 
 
-def forged(folder, planted):
+def forged(folder, planted, other=None):
     """Another model's graph in the place of its own, with facts that claim otherwise."""
-    other = folder.with_name("other")
-    untrained(planted, None, SETTINGS["id"], seed=1).save(other)
-    export_model(other)
+    if other is None:
+        other = folder.with_name("other")
+        untrained(planted, None, SETTINGS["id"], seed=1).save(other)
+        export_model(other)
     shutil.copy(other / export.GRAPH, folder / export.GRAPH)
     facts = json.loads((folder / export.FACTS).read_text())
     facts["files"] = exported_facts(other)["files"]
@@ -242,6 +244,13 @@ def test_a_broken_or_foreign_graph_is_never_run(planted, own, caplog, break_it, 
     assert engine.name == "torch"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert text in caplog.text
+
+
+def test_a_graph_with_other_inputs_is_never_run(planted, own, exported):
+    forged(own, planted, exported("muse"))
+    with pytest.raises(CheckpointError, match=r"the ONNX graph is not of this model .*: export it again"):
+        opened(planted, own, "onnx")
+    assert opened(planted, own).name == "torch"
 
 
 def test_the_engine_is_the_one_asked_for_and_onnx_by_default(planted, own, caplog):

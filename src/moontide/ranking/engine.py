@@ -22,19 +22,10 @@ from moontide.ranking.batches import NUM_AGES, NUM_HOURS, Feed
 from moontide.ranking.content import ContentTable, VectorTable
 from moontide.ranking.counters import dense_features
 from moontide.ranking.entities import PRODUCT_FIELDS, Entities
-from moontide.ranking.export import (
-    FACTS,
-    GRAPH,
-    Inputs,
-    RequestModel,
-    check_agreement,
-    exported_facts,
-    inputs_of,
-    run_graph,
-    steps_of,
-)
+from moontide.ranking.export import FACTS, GRAPH, check_agreement, exported_facts, run_graph
 from moontide.ranking.facts import CLICK, ORDER
 from moontide.ranking.models import ClickModel
+from moontide.ranking.request_model import Inputs, RequestModel, inputs_of, steps_of
 from moontide.ranking.samples import HOUR_MS, History
 from moontide.ranking.train import Trained
 

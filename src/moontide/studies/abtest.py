@@ -23,6 +23,7 @@ from moontide.catalog.dataset import Dataset
 from moontide.catalog.splits import cutoff
 from moontide.foundation.errors import DataError
 from moontide.foundation.statistics import (
+    holm,
     resolvable_difference,
 )
 from moontide.market.policy import Policy
@@ -180,25 +181,6 @@ def product_slices(dataset: Dataset, new_since_ms: int | None = None) -> dict[st
     return {name: members for name, members in slices.items() if members.any()}
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false finding among them stays at the level; NaN stay NaN.
-
-    The smallest of m is multiplied by m, the next by m - 1 and so on, none below the one before. Also called:
-    Holm-Bonferroni, step-down (Holm, 1979). Needs no independence: slices overlap.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p_values, float)
-    known = np.flatnonzero(np.isfinite(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    factors = len(known) - np.arange(len(known))
-    adjusted = np.full(len(values), np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
-    return adjusted.tolist()
-
-
 def slice_rows(outcome: Outcome, before: int = 0, after: int = 1) -> list[dict[str, Any]]:
     """Every slice by every metric: the lift with its interval, its p-value as it is and adjusted.
 
@@ -221,7 +203,7 @@ def slice_rows(outcome: Outcome, before: int = 0, after: int = 1) -> list[dict[s
             if is_enough and part.has_ratio(before, after, top, bottom):
                 row |= comparison(part, before, after, top, bottom)
             own.append(row)
-        adjusted = holm([row.get("p_value", math.nan) for row in own])
+        adjusted = holm(np.array([row.get("p_value", math.nan) for row in own])).tolist()
         rows += [row | {"p_adjusted": p} for row, p in zip(own, adjusted, strict=True)]
     return rows
 

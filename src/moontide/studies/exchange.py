@@ -18,7 +18,6 @@ Paper: MOON Embedding (2511.11305) 3.6, 3.7; the protocol is ours.
 from __future__ import annotations
 
 import io
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -49,7 +48,7 @@ from moontide.ranking.train import TrainSettings, train_click_model
 from moontide.studies.encoders import catalog_texts, period_start
 from moontide.studies.exchange_plot import plot_exchange
 from moontide.studies.exchange_rates import LEAST_CLICKS, Asked, Versions, exchange_markdown, exchange_table
-from moontide.studies.grid import Cell, claim, finished, run_grid, unfinished
+from moontide.studies.grid import Cell, claim, finished, run_grid, slug, unfinished
 from moontide.studies.intermediate import METRICS, measure
 from moontide.studies.outcomes import Outcomes
 from moontide.studies.versions import SHARES, train_versions, version_table
@@ -163,11 +162,11 @@ def exchange_cells(
     }
     known = {name: {"version": name, "encoder": _fingerprint(place)} for name, place in places.items()}
     cells = [
-        Cell(f"metrics-{_slug(name)}", {**one, "seed": None, "data": data, **asked})
+        Cell(f"metrics-{slug(name)}", {**one, "seed": None, "data": data, **asked})
         for name, one in known.items()
     ]
     return cells + [
-        Cell(f"{_slug(name)}-seed{seed}", {**one, "seed": seed, "data": data, **model})
+        Cell(f"{slug(name)}-seed{seed}", {**one, "seed": seed, "data": data, **model})
         for seed in seeds
         for name, one in known.items()
     ]
@@ -228,13 +227,13 @@ def read_versions(
 ) -> Versions:
     """What is compared: of the finished cells the most that form a whole table of versions x seeds."""
     done = {
-        name: [seed for seed in seeds if f"{_slug(name)}-seed{seed}" in entries]
+        name: [seed for seed in seeds if f"{slug(name)}-seed{seed}" in entries]
         for name in versions
-        if f"metrics-{_slug(name)}" in entries
+        if f"metrics-{slug(name)}" in entries
     }
     shared = max(done.values(), key=lambda own: _num_cells(own, done), default=[])
     whole = [name for name, own in done.items() if shared and set(shared) <= set(own)]
-    metrics = {name: _read_metrics(to, entries[f"metrics-{_slug(name)}"]) for name in whole}
+    metrics = {name: _read_metrics(to, entries[f"metrics-{slug(name)}"]) for name in whole}
     if not whole:
         return Versions([], [], {}, {}, {})
     samples = _samples(dataset, to, sampled)
@@ -242,7 +241,7 @@ def read_versions(
     scores = {}
     for name in whole:
         for seed in shared:
-            with np.load(to / "cells" / f"{_slug(name)}-seed{seed}.npz") as kept:
+            with np.load(to / "cells" / f"{slug(name)}-seed{seed}.npz") as kept:
                 scores[name, seed] = kept["scores"]
     rows = samples.test_rows
     label, shopper = samples.label[rows], samples.shopper[rows]
@@ -318,7 +317,7 @@ def _loaded(folder: Path, stamp: int) -> Samples:
 
 
 def _table(dataset: Dataset, place: Path, to: Path, name: str, sampled: SampleSettings) -> ContentTable:
-    path = to / "vectors" / _slug(name)
+    path = to / "vectors" / slug(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     entities = _samples(dataset, to, sampled).entities
     return version_table(dataset, lambda: MoonEncoder(place, device="cpu"), entities, path)
@@ -337,10 +336,6 @@ def _fingerprint(place: Path) -> str:
 
 def _named(encoders: Sequence[Path]) -> dict[str, Path]:
     places = {Path(one).name: Path(one) for one in encoders}
-    if len({_slug(name) for name in places}) < len(encoders):
+    if len({slug(name) for name in places}) < len(encoders):
         raise SettingsError(f"encoders need distinct names, got {', '.join(map(str, encoders))}: copy one")
     return places
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
