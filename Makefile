@@ -15,8 +15,8 @@ demo: setup                     ## the main job on the embedded default; SIZE=na
 serve: setup                    ## the page of the last demo
 	@$(BIN)/moontide serve $(if $(RUN),$(RUN),runs/demo) $(ARGS)
 
-test: setup                     ## all tests that need no GPU and no network
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: setup                     ## all tests that need no GPU and no network; the slow ones: ARGS="-m slow"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 check: setup                    ## formatting, lint, types, order of rooms, docs, file lengths
 	@$(BIN)/ruff format --check .

@@ -108,7 +108,7 @@ def evaluate(
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained click model")],
 ) -> None:
-    """Export a click model to ONNX, the shopper's side once a request, so that a request computes it once."""
+    """Export a click model to ONNX for one request: what is the shopper's is computed once."""
     from moontide.ranking.export import export_model
 
     console.print(f"exported to {export_model(model)}", soft_wrap=True)
