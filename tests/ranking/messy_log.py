@@ -58,3 +58,15 @@ def messy_rows():
 def shuffled(rows, seed=0):
     """The same rows in another order."""
     return [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def assert_same_samples(one, other):
+    """Every column, count and id of both is the same, to the type."""
+    for name in vars(one):
+        kept, found = getattr(one, name), getattr(other, name)
+        if isinstance(kept, np.ndarray):
+            assert kept.dtype == found.dtype, name
+            np.testing.assert_array_equal(kept, found, err_msg=name)
+    assert one.event_id.equals(other.event_id)
+    assert (one.left_out, one.kept, one.versions) == (other.left_out, other.kept, other.versions)
+    assert one.vocabulary == other.vocabulary

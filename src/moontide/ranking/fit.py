@@ -26,12 +26,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moontide.encoder.objectives.gather import gather, rank, world_size
+from moontide.foundation import checkpoints
 from moontide.foundation.errors import DataError
 from moontide.foundation.progress import Meter, track
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
 from moontide.foundation.settings import Settings
-from moontide.ranking import resume
 from moontide.ranking.batches import Batch, Feed
 from moontide.ranking.metrics import auc, log_loss
 from moontide.ranking.models import ClickModel
@@ -187,7 +187,7 @@ class Fit:
         """
         resets = frozenset().union(*(phase.resets for phase in phases))
         start = {name: w.detach().clone() for name, w in self.model.named_parameters() if name in resets}
-        saved = resume.newest(self.watch.folder, self.identity)
+        saved = checkpoints.newest(self.watch.folder, self.identity)
         if saved is not None:
             self.model.load_state_dict(saved["weights"])
             self.progress = Progress(**saved["progress"])
@@ -300,7 +300,7 @@ class Fit:
             "optimizers": [one.state_dict() for one in optimizers],
             "random": torch.get_rng_state(),
         }
-        resume.keep(folder, f"{progress.phase}-{progress.step:08d}", state)
+        checkpoints.keep(folder, f"{progress.phase}-{progress.step:08d}", state)
 
     def _log(self, phase: Phase, **values: float) -> None:
         if self.watch.run is not None and rank() == 0:
@@ -322,7 +322,7 @@ class Fit:
         more = f" and {len(piece.rows) - len(ids):,} more" if len(piece.rows) > len(ids) else ""
         return DataError(
             f"training ({phase.name}) stopped at step {piece.step}: the loss is {loss} on the batch of "
-            f"events {', '.join(map(str, ids))}{more}; {resume.last_of(self.watch.folder)}"
+            f"events {', '.join(map(str, ids))}{more}; {checkpoints.last_of(self.watch.folder)}"
         )
 
 

@@ -80,8 +80,7 @@ class Make(nn.Module):
         """
         interest = self.interest
         query_BNA = interest.queries(vector_UD)[target_BN]
-        key_BSA = interest.keys(vector_UD)[past_BS]
-        found_BNA, _ = interest(query_BNA, key_BSA, recency_BS, has_past_BS)
+        found_BNA, _ = interest.over(query_BNA, interest.keys(vector_UD), past_BS, recency_BS, has_past_BS)
         parts = [found_BNA, found_BNA * query_BNA, vector_UD[target_BN]]
         if self.settings.has_query:
             parts.append(query_BD[:, None].expand(-1, target_BN.shape[1], -1))

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from moontide.encoder.objectives.gather import rank
+from moontide.foundation import checkpoints
 from moontide.foundation.errors import CheckpointError, DataError, SettingsError, StorageError
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
 from moontide.foundation.storage import read_json, write_bytes, write_json
-from moontide.ranking import resume
 from moontide.ranking.batches import Feed
 from moontide.ranking.calibration import (
     Calibrator,
@@ -38,6 +38,7 @@ from moontide.ranking.content import ContentTable, check_versions
 from moontide.ranking.entities import Entities, Vocabulary
 from moontide.ranking.fit import JOINT, Fit, Phase, TrainSettings, Watch, scores_of
 from moontide.ranking.heads import ContentSettings
+from moontide.ranking.identity import identity_of
 from moontide.ranking.metrics import auc, click_metrics, pcoc
 from moontide.ranking.models import ClickModel, ClickSettings
 from moontide.ranking.pretrain_content import content_phase, frozen_names, learning_together
@@ -179,7 +180,7 @@ def train_click_model(
     model.fit_scales(feed.of_samples(samples, fitted), *_by_position(samples, learned, model.num_positions))
     phases = _phases(model, feed, samples, vectors, training)
     asked = [settings.model_dump(), training.model_dump(), seed]
-    identity = resume.identity_of(samples, vectors, asked) if watch.folder is not None else ""
+    identity = identity_of(samples, vectors, asked) if watch.folder is not None else ""
     done = Fit(model, samples, learned, held, training, seed, watch, identity).run(phases)
     trained = _finished(model, feed, samples, held, training, vectors)
     steps = -(-len(learned) // training.batch_size) * training.epochs
@@ -192,7 +193,7 @@ def train_click_model(
     if rank() == 0:
         if watch.run is not None:
             watch.run.log(watch.stage, steps, **trained.metrics)
-        resume.forget(watch.folder)
+        checkpoints.forget(watch.folder)
     return trained
 
 

@@ -118,8 +118,9 @@ def train_arms(
         if not (out / arm.name / "settings.json").exists()
     ]
     if run is not None:
-        for task in tasks:
-            run.rewind(f"ranking-{task.arm.name}", -1)  # lines of a try that was cut off
+        for stage in (f"ranking-{task.arm.name}" for task in tasks):
+            if not any(run.checkpoints(stage).glob("*.pt")):  # else training goes on, and rewinds to there
+                run.rewind(stage, -1)  # lines of a try that was cut off
     with track(len(tasks), "click models") as meter:
         for _ in in_order(_train, tasks, min(num_cores(), len(tasks)), chunk=1):
             meter.step()

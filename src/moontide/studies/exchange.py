@@ -17,7 +17,6 @@ Paper: MOON Embedding (2511.11305) 3.6, 3.7; the protocol is ours.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -41,7 +40,7 @@ from moontide.ranking.heads import ContentSettings
 from moontide.ranking.influence import auc_by_shopper, gauc_by_shopper
 from moontide.ranking.metrics import click_metrics
 from moontide.ranking.models import ClickSettings
-from moontide.ranking.samples import Samples, SampleSettings, build_samples
+from moontide.ranking.samples import Samples, SampleSettings
 from moontide.ranking.search import SearchSettings
 from moontide.ranking.slices import slice_masks
 from moontide.ranking.train import TrainSettings, train_click_model
@@ -50,6 +49,7 @@ from moontide.studies.exchange_plot import plot_exchange
 from moontide.studies.exchange_rates import LEAST_CLICKS, Asked, Versions, exchange_markdown, exchange_table
 from moontide.studies.grid import Cell, claim, finished, run_grid, slug, unfinished
 from moontide.studies.intermediate import METRICS, measure
+from moontide.studies.kept import keep_arrays, samples_at
 from moontide.studies.outcomes import Outcomes
 from moontide.studies.versions import SHARES, train_versions, version_table
 
@@ -132,7 +132,7 @@ def run_exchange(
         else:
             samples = _samples(dataset, to, settings.samples)
             result, arrays = _click_cell(samples, table, settings, cell.settings["seed"])
-        _keep(to / "cells" / f"{cell.name}.npz", arrays)
+        keep_arrays(to / "cells" / f"{cell.name}.npz", arrays)
         return {**result, "core_seconds": time.process_time() - began}
 
     run_grid(to / "cells", chosen, compute, max_minutes=max_minutes)
@@ -303,17 +303,7 @@ def _read_metrics(to: Path, entry: Mapping[str, Any]) -> dict[str, Asked]:
 
 
 def _samples(dataset: Dataset, to: Path, settings: SampleSettings) -> Samples:
-    folder = to / "samples"
-    with claim(to / "samples.claim", wait=True):
-        if not (folder / "samples.json").exists():
-            build_samples(dataset, settings).save(folder)
-    return _loaded(folder, (folder / "samples.json").stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, stamp: int) -> Samples:
-    """Samples as they were written at `stamp`."""
-    return Samples.load(folder)
+    return samples_at(to / "samples", dataset, settings)
 
 
 def _table(dataset: Dataset, place: Path, to: Path, name: str, sampled: SampleSettings) -> ContentTable:
@@ -321,12 +311,6 @@ def _table(dataset: Dataset, place: Path, to: Path, name: str, sampled: SampleSe
     path.parent.mkdir(parents=True, exist_ok=True)
     entities = _samples(dataset, to, sampled).entities
     return version_table(dataset, lambda: MoonEncoder(place, device="cpu"), entities, path)
-
-
-def _keep(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    packed = io.BytesIO()
-    np.savez_compressed(packed, allow_pickle=False, **arrays)
-    write_bytes(file, packed.getvalue())
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ A cell trains one model from one seed on the log before the cutoff and keeps its
 any two models are compared impression by impression. What a model is comes from outside (`Model`); popularity
 and logistic regression need no training seed.
 
-    TO/data/samples  vectors  truth.npy     what all cells read, made once
+    TO/data/samples  vectors  truth.npz     what all cells read, made once
     TO/cells/MODEL-seedN.json  .npz         metrics; scores of the test period
     TO/models.md  models.json               written again whenever a cell has ended
 
@@ -13,7 +13,6 @@ and logistic regression need no training seed.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from moontide.ranking.content import ContentTable
 from moontide.ranking.influence import auc_by_shopper, gauc_by_shopper
 from moontide.ranking.metrics import auc, click_metrics
 from moontide.ranking.models import ClickSettings
-from moontide.ranking.samples import Samples, SampleSettings, build_samples
+from moontide.ranking.samples import Samples, SampleSettings
 from moontide.ranking.slices import slice_masks
 from moontide.ranking.train import TrainSettings, train_click_model
 from moontide.studies.grid import Cell, as_markdown, claim, finished, run_grid, slug, unfinished
+from moontide.studies.kept import keep_arrays, loaded_samples, samples_at
 from moontide.studies.outcomes import Outcomes
 from moontide.studies.paired import Difference, difference_over_seeds
 
@@ -81,15 +81,14 @@ def prepare(
     folder = to / "data"
     folder.mkdir(parents=True, exist_ok=True)
     with claim(folder / "prepare.claim", wait=True):
-        if not (folder / "samples" / "samples.json").exists():  # written last
-            samples = build_samples(dataset, settings)
-            if center is not None:
-                store = VectorStore.open(center, must_exist=True)
-                ContentTable.read(store, samples.entities, version or store.active()).save(folder / "vectors")
-            if (dataset.path / "truth" / "impressions.parquet").exists():
-                truth = samples.join(dataset.truth("impressions"), "attraction")
-                np.save(folder / "truth.npy", truth.astype(np.float32))
-            samples.save(folder / "samples")
+        samples = samples_at(folder / "samples", dataset, settings)
+        if center is not None and not (folder / "vectors" / "content.json").exists():
+            store = VectorStore.open(center, must_exist=True)
+            ContentTable.read(store, samples.entities, version or store.active()).save(folder / "vectors")
+        has_truth = (dataset.path / "truth" / "impressions.parquet").exists()
+        if has_truth and not (folder / "truth.npz").exists():
+            truth = samples.join(dataset.truth("impressions"), "attraction")
+            keep_arrays(folder / "truth.npz", {"truth": truth.astype(np.float32)})
     return folder
 
 
@@ -129,7 +128,7 @@ def run_models(
         model, seed = by_name[cell.settings["model"]], cell.settings["seed"]
         with threads(1):
             result, scores = _cell(model, seed, data, training)
-        _keep(to / "cells" / f"{cell.name}.npz", scores)
+        keep_arrays(to / "cells" / f"{cell.name}.npz", {"scores": scores.astype(np.float32)})
         return result
 
     def write() -> dict[str, Any]:
@@ -217,7 +216,7 @@ def models_table(
     }
     samples = _samples(data)
     rows, label, shopper = samples.test_rows, samples.label, samples.shopper
-    truth = np.load(data / "truth.npy")[rows] if (data / "truth.npy").exists() else None
+    truth = _truth(data)[rows] if (data / "truth.npz").exists() else None
     scores = {
         name: {entry["settings"]["seed"]: _scores(to, entry) for entry in found}
         for name, found in held.items()
@@ -367,9 +366,13 @@ def _known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-@lru_cache(maxsize=2)
 def _samples(data: Path) -> Samples:
-    return Samples.load(data / "samples")
+    return loaded_samples(data / "samples")
+
+
+def _truth(data: Path) -> np.ndarray:
+    with np.load(data / "truth.npz") as kept:
+        return kept["truth"]
 
 
 @lru_cache(maxsize=2)
@@ -378,12 +381,6 @@ def _vectors(folder: Path, control: Control, seed: int) -> ContentTable:
     if control == "permuted":
         return table.permuted(seed)
     return table.random(seed) if control == "random" else table
-
-
-def _keep(file: Path, scores: np.ndarray) -> None:
-    packed = io.BytesIO()
-    np.savez_compressed(packed, scores=scores.astype(np.float32))
-    write_bytes(file, packed.getvalue())
 
 
 def _scores(to: Path, entry: Mapping[str, Any]) -> np.ndarray:

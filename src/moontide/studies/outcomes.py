@@ -7,7 +7,6 @@ two rows were asked the same (two ids of one hash are drawn together, nothing wo
 
 from __future__ import annotations
 
-import io
 import math
 import zlib
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moontide.foundation.errors import DataError
-from moontide.foundation.storage import write_bytes
+from moontide.studies.kept import keep_arrays
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ def keep_outcomes(file: Path, result: dict[str, Any], columns: Sequence[Column])
                 raise DataError(
                     f"{column.name} is {metrics[column.key]} as a metric, {mean} by its outcomes: give one"
                 )
-    packed = io.BytesIO()
-    np.savez_compressed(packed, allow_pickle=False, **arrays)
-    write_bytes(file, packed.getvalue())
+    keep_arrays(file, arrays)
     rest = {key: value for key, value in result.items() if key not in ("hits", "queries")}
     return {**rest, "metrics": metrics, "pairs": int(result["pairs"])}
 

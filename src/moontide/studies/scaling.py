@@ -18,11 +18,9 @@ Paper: MOON Embedding (2511.11305) 3.9: the three axes are the paper's, forms an
 
 from __future__ import annotations
 
-import io
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +41,13 @@ from moontide.ranking.heads import ContentSettings
 from moontide.ranking.influence import auc_by_shopper, gauc_by_shopper
 from moontide.ranking.metrics import click_metrics
 from moontide.ranking.models import ClickSettings
-from moontide.ranking.samples import Samples, SampleSettings, build_samples
+from moontide.ranking.samples import Samples, SampleSettings
 from moontide.ranking.search import SearchSettings
 from moontide.ranking.train import TrainSettings, train_click_model
 from moontide.studies.encoders import catalog_texts, period_start
 from moontide.studies.grid import Cell, claim, finished, run_grid, unfinished
 from moontide.studies.intermediate import measure
+from moontide.studies.kept import keep_arrays, samples_at
 from moontide.studies.scaling_plot import plot_axis
 from moontide.studies.scaling_text import Measured, axis_table, scaling_markdown
 from moontide.studies.versions import Watched, train_versions, version_table, watched_posttrain
@@ -205,9 +204,7 @@ class Work:
         else:
             stage = self.settings.stage(axis, point, seed).but(before=self.before)
             result, arrays = self._encoder(stage, self.to / "runs" / cell.name)
-        packed = io.BytesIO()
-        np.savez_compressed(packed, allow_pickle=False, **arrays)
-        write_bytes(self.to / "cells" / f"{cell.name}.npz", packed.getvalue())
+        keep_arrays(self.to / "cells" / f"{cell.name}.npz", arrays)
         return {**result, "core_seconds": time.process_time() - began}
 
     def new_encoder(self, seed: int) -> MoonEncoder:
@@ -248,11 +245,7 @@ class Work:
 
     def samples(self) -> Samples:
         """The samples of the history cells, made once."""
-        folder = self.to / "samples"
-        with claim(self.to / "samples.claim", wait=True):
-            if not (folder / "samples.json").exists():
-                build_samples(self.dataset, self.settings.samples).save(folder)
-        return _loaded(folder, (folder / "samples.json").stat().st_mtime_ns)
+        return samples_at(self.to / "samples", self.dataset, self.settings.samples)
 
     def table(self, samples: Samples) -> ContentTable:
         """The frozen vectors of the history cells, made once."""
@@ -269,12 +262,6 @@ class Work:
             return MoonEncoder(place, device="cpu")
 
         return version_table(self.dataset, load, samples.entities, self.to / "vectors")
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, stamp: int) -> Samples:
-    """Samples as they were written at `stamp`."""
-    return Samples.load(folder)
 
 
 # --- the report ---------------------------------------------------------------------------------------------

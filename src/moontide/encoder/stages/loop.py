@@ -7,8 +7,6 @@ it would have had.
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +18,12 @@ import torch
 from torch import nn
 
 from moontide.encoder.objectives.gather import average_gradients, rank
+from moontide.foundation import checkpoints
 from moontide.foundation.device import threads
-from moontide.foundation.errors import CheckpointError, DataError
+from moontide.foundation.errors import DataError
 from moontide.foundation.progress import track
 from moontide.foundation.runs import Run
 from moontide.foundation.settings import Settings, fingerprint
-from moontide.foundation.storage import write_bytes
-
-log = logging.getLogger(__name__)
 
 TRAINING_LAYOUTS = 32_768  # five forms of the demo's products, 130 MB at most
 
@@ -146,10 +142,9 @@ def train(
 def _no_number(
     stage: str, step: int, loss: float, folder: Path | None, ids: Callable[[int], Sequence[str]] | None
 ) -> DataError:
-    kept = sorted(folder.glob("step-*.pt")) if folder else []
-    last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
     batch = f" of {', '.join(list(ids(step))[:20])}" if ids else ""
     what = f"the loss is {loss}" if not math.isfinite(loss) else "a gradient is no finite number"
+    last = checkpoints.last_of(folder)
     return DataError(f"{stage} stopped at step {step}: {what} on the batch{batch}; {last}")
 
 
@@ -163,22 +158,17 @@ def keep(
     extra: nn.Module | None = None,
 ) -> None:
     """Write a checkpoint whole, then drop all but the newest two."""
-    buffer = io.BytesIO()
     trained = {name for name, parameter in modules.named_parameters() if parameter.requires_grad}
-    weights = {name: value for name, value in modules.state_dict().items() if name in trained}
     state = {
         "state": extra.state_dict() if extra else {},
         "identity": identity,
         "step": step,
         "seconds": seconds,
-        "weights": weights,
+        "weights": {name: value for name, value in modules.state_dict().items() if name in trained},
         "optimizer": optimizer.state_dict(),
         "random": torch.get_rng_state(),
     }
-    torch.save(state, buffer)
-    write_bytes(folder / f"step-{step:08d}.pt", buffer.getvalue())
-    for old in sorted(folder.glob("step-*.pt"))[:-2]:
-        old.unlink()
+    checkpoints.keep(folder, f"step-{step:08d}", state)
 
 
 def restore(
@@ -187,23 +177,15 @@ def restore(
     """Load the newest checkpoint; gives the step to go on with and the seconds spent so far, 0 without one.
 
     Raises:
-        CheckpointError: it was made with other settings or data, or cannot be read.
+        CheckpointError: it was made with other settings or data.
     """
-    for file in sorted(folder.glob("step-*.pt"), reverse=True):
-        try:
-            state = torch.load(file, weights_only=True)
-        except Exception as error:
-            log.warning("checkpoint %s cannot be read (%s): trying the one before", file, error)
-            continue
-        if state["identity"] != identity:
-            raise CheckpointError(
-                f"{file} was made with other settings or data: name another run, or delete {folder}"
-            )
-        result = modules.load_state_dict(state["weights"], strict=False)
-        assert not result.unexpected_keys
-        optimizer.load_state_dict(state["optimizer"])
-        if extra:
-            extra.load_state_dict(state["state"])
-        torch.set_rng_state(state["random"])
-        return state["step"], state["seconds"]
-    return 0, 0.0
+    state = checkpoints.newest(folder, identity)
+    if state is None:
+        return 0, 0.0
+    result = modules.load_state_dict(state["weights"], strict=False)
+    assert not result.unexpected_keys
+    optimizer.load_state_dict(state["optimizer"])
+    if extra:
+        extra.load_state_dict(state["state"])
+    torch.set_rng_state(state["random"])
+    return state["step"], state["seconds"]

@@ -7,7 +7,7 @@ connection has the columns asked for and `row`, the number of the row among thos
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from moontide.foundation.errors import DataError
+from moontide.ranking.entities import SHOPPER_FACT
+from moontide.ranking.importers.build import texts
 from moontide.ranking.importers.tables import KEPT_ROWS, Rejected
 
 MEMORY = "2GB"
@@ -106,6 +108,25 @@ def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, n
 def arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """A query's result, with one chunk a column."""
     return connection.sql(query).to_arrow_table().combine_chunks()
+
+
+def shoppers_of(
+    connection: duckdb.DuckDBPyConnection, person: str, table: str, key: str, fields: Iterable[str]
+) -> dict[str, pa.Array]:
+    """Ids and fields of the shoppers in `people`, by code; of repeated rows of `table` the first counts.
+
+    Args:
+        person: the id's column in people. table, key: where the fields are, and the id's column there.
+    """
+    facts = ", ".join(f'facts.{name} AS "{SHOPPER_FACT}{name}"' for name in fields)
+    found = arrow(
+        connection,
+        f'SELECT people."{person}" AS id, {facts} FROM people LEFT JOIN '
+        f"(SELECT DISTINCT ON ({key}) * FROM {table} ORDER BY {key}, row) AS facts "
+        f'ON facts.{key} = people."{person}" ORDER BY people.shopper',
+    )
+    columns = {name: found.column(name).combine_chunks() for name in found.column_names[1:]}
+    return {"shopper": texts(found.column("id").to_numpy(), None)} | columns
 
 
 def one(connection: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -22,9 +22,19 @@ import numpy as np
 import pyarrow as pa
 
 from moontide.foundation.errors import StorageError
-from moontide.ranking.entities import ATTRIBUTE, LONG_AGO, SHOPPER_FACT
+from moontide.ranking.entities import ATTRIBUTE, LONG_AGO
 from moontide.ranking.importers.build import Imported, Shows, entities_of, samples_of, texts
-from moontide.ranking.importers.csvs import FLAG, TEXT, Cell, arrow, columns_of, connect, load_csv, one
+from moontide.ranking.importers.csvs import (
+    FLAG,
+    TEXT,
+    Cell,
+    arrow,
+    columns_of,
+    connect,
+    load_csv,
+    one,
+    shoppers_of,
+)
 from moontide.ranking.importers.parts import by_time, check_shares
 from moontide.ranking.importers.tables import Rejected, find_files
 from moontide.ranking.importers.timed import Timed, counted
@@ -89,7 +99,7 @@ def read_kuairand(
         _number(connection, tuple(logs))
         shows = columns_of(connection, "SELECT * FROM coded ORDER BY side, row")
         products, created_at = _products(connection)
-        shoppers = _shoppers(connection)
+        shoppers = shoppers_of(connection, "user_id", "users", "user_id", USER)
         lines = _lines(connection)
     entities = entities_of(products, shoppers, created_at=created_at)
     timed = Timed(*(shows[name] for name in ("at", "shopper", "product", "label")), len(entities.shoppers))
@@ -145,18 +155,6 @@ def _products(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Array
     columns = {name: table.column(name).combine_chunks() for name in table.column_names[1:-1]}
     ids = texts(table.column("product").to_numpy(), None)
     return {"product": ids} | columns, table.column("created").to_numpy()
-
-
-def _shoppers(connection: duckdb.DuckDBPyConnection) -> dict[str, pa.Array]:
-    fields = ", ".join(f'{name} AS "{SHOPPER_FACT}{name}"' for name in USER)
-    table = arrow(
-        connection,
-        f"SELECT people.user_id AS id, {fields} FROM people LEFT JOIN "
-        "(SELECT DISTINCT ON (user_id) * FROM users ORDER BY user_id, row) AS users "
-        "USING (user_id) ORDER BY people.shopper",
-    )
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names[1:]}
-    return {"shopper": texts(table.column("id").to_numpy(), None)} | columns
 
 
 def _lines(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int]]:

@@ -22,9 +22,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from moontide.ranking.entities import ATTRIBUTE, SHOPPER_FACT
+from moontide.ranking.entities import ATTRIBUTE
 from moontide.ranking.facts import CLICK, ORDER
-from moontide.ranking.importers.build import Imported, Shows, entities_of, price_bands, samples_of, texts
+from moontide.ranking.importers.build import Imported, Shows, entities_of, price_bands, samples_of
 from moontide.ranking.importers.csvs import (
     FLAG,
     NUMBER,
@@ -35,6 +35,7 @@ from moontide.ranking.importers.csvs import (
     connect,
     load_csv,
     one,
+    shoppers_of,
 )
 from moontide.ranking.importers.parts import by_time, check_shares
 from moontide.ranking.importers.tables import Rejected, find_files
@@ -109,7 +110,7 @@ def read_taobaoad(
         _number(connection, history)
         shows = columns_of(connection, "SELECT * FROM coded ORDER BY row")
         products, log_price = _products(connection)
-        shoppers = _shoppers(connection)
+        shoppers = shoppers_of(connection, "user", "profiles", "userid", PROFILE)
         did = columns_of(connection, "SELECT * FROM did")
         lines = _lines(connection)
     entities = entities_of(products, shoppers, log_price)
@@ -180,18 +181,6 @@ def _products(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Array
     cents = np.where(cents > 0, cents, np.nan)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names if name != "cents"}
     return columns | {"price_band": price_bands(cents)}, np.log(np.maximum(cents, 1.0))
-
-
-def _shoppers(connection: duckdb.DuckDBPyConnection) -> dict[str, pa.Array]:
-    fields = ", ".join(f'{name} AS "{SHOPPER_FACT}{name}"' for name in PROFILE)
-    table = arrow(
-        connection,
-        f'SELECT "user" AS shopper, {fields} FROM people LEFT JOIN '
-        "(SELECT DISTINCT ON (userid) * FROM profiles ORDER BY userid, row) AS profiles "
-        'ON userid = "user" ORDER BY people.shopper',
-    )
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names[1:]}
-    return {"shopper": texts(table.column("shopper").to_numpy(), None)} | columns
 
 
 def _lines(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int]]:

@@ -8,45 +8,24 @@ from __future__ import annotations
 
 import io
 import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from moontide.foundation.errors import CheckpointError
-from moontide.foundation.settings import fingerprint
 from moontide.foundation.storage import write_bytes
-from moontide.ranking.content import ContentTable
-from moontide.ranking.samples import Samples
 
 log = logging.getLogger(__name__)
 KEPT = 2
-LOOKED_AT = 1_000  # vectors of a table
-
-
-def identity_of(samples: Samples, vectors: ContentTable | None, asked: Any) -> str:
-    """Twelve hex digits of everything that decides a training: settings, samples, vectors.
-
-    Args:
-        asked: settings and seed, as JSON can hold them.
-    """
-    columns = ("at", "shopper", "query", "product", "position", "label", "is_test", "behavior_end")
-    data = [_sum(getattr(samples, name)) for name in columns]
-    data += [_sum(samples.behavior_product), len(samples), len(samples.train_rows), samples.cutoff_ms]
-    seen: list[Any] = []
-    if vectors is not None:
-        for table in (vectors.product, vectors.query, vectors.creative):
-            if table is not None:
-                some = table.vectors[:: max(len(table.vectors) // LOOKED_AT, 1)]
-                seen.append([*table.vectors.shape, _sum(some)])
-        seen.append(vectors.version)
-    return fingerprint([asked, samples.vocabulary.sizes, data, seen])
 
 
 def keep(folder: Path, name: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole, then drop all but the newest two."""
+    """Write a checkpoint whole, then drop all but the newest two.
+
+    Args:
+        state: holds "identity", what decides the training's outcome (see `newest`).
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_bytes(folder / f"{name}.pt", buffer.getvalue())
@@ -68,7 +47,7 @@ def newest(folder: Path | None, identity: str) -> dict[str, Any] | None:
             continue
         if state["identity"] != identity:
             raise CheckpointError(
-                f"{file} belongs to other settings or data: name another run, or delete {folder}"
+                f"{file} was made with other settings or data: name another run, or delete {folder}"
             )
         return state
     return None
@@ -89,8 +68,4 @@ def last_of(folder: Path | None) -> str:
 
 
 def _files(folder: Path | None) -> list[Path]:
-    return sorted(folder.glob("?-*.pt")) if folder is not None else []
-
-
-def _sum(column: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(column).data)
+    return sorted(folder.glob("*.pt")) if folder is not None else []
