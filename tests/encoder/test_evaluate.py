@@ -402,3 +402,46 @@ def test_the_command_says_what_it_lacks(catalog):
     done = CliRunner().invoke(app, [str(catalog.path)])
     assert isinstance(done.exception, SettingsError)
     assert "--encoder" in str(done.exception)
+
+
+# --- the two sides ------------------------------------------------------------
+
+
+def test_queries_and_candidates_may_have_encoders_of_their_own_and_by_default_share_one(catalog):
+    settings = EvaluateSettings(replicates=10, max_queries=10)
+    plain = evaluate(catalog, hashed, settings=settings)
+    asks, holds = Recorder(), Recorder()
+    card = evaluate(catalog, holds, settings=settings, encode_queries=asks)
+    assert card.rows == plain.rows
+    assert card.notes == plain.notes
+    only = settings.but(tasks=("retrieval", "image search", "judged"))
+    asks, holds = Recorder(), Recorder()
+    evaluate(catalog, holds, settings=only, encode_queries=asks)
+    queries = {query.text for query in catalog.queries()} | {None}
+    assert {item.text for item in asks.items} <= queries
+    assert not {item.text for item in holds.items} & (queries - {None})
+    shown = {catalog.images[image_id] for product in catalog.products() for image_id in product.image_ids[:1]}
+    assert {picture for item in holds.items for picture in item.images} == shown
+
+
+def test_zero_shot_products_are_asked_and_names_are_held(catalog):
+    settings = EvaluateSettings(tasks=("classification", "attributes"), replicates=10, max_queries=10)
+    asks, holds = Recorder(), Recorder()
+    evaluate(catalog, holds, settings=settings, encode_queries=asks)
+    names = {"Shapes", *SHAPES, *(f"color: {one}" for one in COLORS), *(f"form: {one}" for one in SHAPES)}
+    assert {item.text for item in holds.items} <= names
+    assert {f"color: {one}" for one in COLORS} <= {item.text for item in holds.items}
+    assert all(item.images for item in asks.items)
+
+
+def test_products_may_be_shown_by_title_and_picture_alone(catalog):
+    settings = EvaluateSettings(replicates=10, max_queries=10, text="title")
+    seen = Recorder()
+    card = evaluate(catalog, seen, settings=settings)
+    texts = {item.text for item in seen.items if item.text and item.parts}
+    assert not any(word in text for text in texts for word in ("Acme", "Shapes", "color:", "form:"))
+    titles = {product.title for product in catalog.products()}
+    assert texts & titles
+    assert {row["direction"] for row in card.rows if row["task"] == "retrieval"} == {
+        "t->mm", "i->mm", "mm->mm", "t->i", "i->t",
+    }  # fmt: skip

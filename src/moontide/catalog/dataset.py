@@ -132,11 +132,16 @@ class Dataset:
         return pq.read_table(file)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any closed file, and with files laid beside them by hand."""
+        """Twelve hex digits that change with any closed file, and with files laid beside them by hand.
+
+        What an encoder wrote about the products (`reasoning.parquet`) is a cache and changes nothing: a stage
+        that was cut off goes on though its dataset was embedded meanwhile.
+        """
         sums = dict(self.info.get("sha256", {}))
         for file in sorted(self.path.glob("*.parquet")):
             if file.name not in sums:
                 sums[file.name] = _sha256(file)
+        sums.pop("reasoning.parquet", None)
         return fingerprint(sums)
 
 

@@ -65,7 +65,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             "product_id": _text, "title": _text, "image_id": _text, "kind": _text, "source": _text,
             "version": _text, "score": _real, "accepted": pa.bool_(), "reason": _text,
         },
-        "reasoning": {"entity_id": _text, "model_version": _text, "text": _text},
+        "reasoning": {
+            "entity_kind": _text, "entity_id": _text, "model_version": _text, "content_hash": _text,
+            "text": _text,
+        },
         "vectors": {
             "entity_kind": _text, "entity_id": _text, "version": _text, "vector": pa.list_(pa.float32()),
         },

@@ -7,9 +7,8 @@ and no picture has to be read to find that nothing changed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from moontide.catalog.dataset import Dataset
 from moontide.catalog.records import Product, products_of, queries_of
 from moontide.center.pictures import PictureIndex, open_streaming
 from moontide.encoder.model.inputs import Form, Item, ProductView, query_item
+from moontide.encoder.reasoned import Reasoned, content_hash
 from moontide.foundation.errors import DataError
 
 READ_ROWS = 1_024
@@ -95,8 +95,14 @@ def _query(text: str | None, image_id: str | None, pictures: Mapping[str, bytes]
     return query_item(text=text, image=pictures.get(image_id) if image_id else None)
 
 
-def contents(window: list[Entity], index: PictureIndex) -> tuple[list[Content], list[str]]:
-    """The entities with their content hashes, and the ids of those that have neither words nor a picture."""
+def contents(
+    window: list[Entity], index: PictureIndex, reasoned: Reasoned | None = None
+) -> tuple[list[Content], list[str]]:
+    """The entities with their content hashes, and the ids of those that have neither words nor a picture.
+
+    Args:
+        reasoned: what the encoder wrote about them; it becomes a part of the item, and of its hash.
+    """
     places = index.locate(image_id for entity in window for image_id in entity.image_ids)
     found, empty = [], []
     for entity in window:
@@ -107,11 +113,13 @@ def contents(window: list[Entity], index: PictureIndex) -> tuple[list[Content], 
         except DataError:
             empty.append(entity.entity_id)
         else:
+            text = reasoned.texts.get(content_hash(item)) if reasoned else None
+            if text is not None:
+                item = replace(item, reasoning=text)
+                entity = replace(entity, item=partial(_reasoned, entity.item, text))
             found.append(Content(entity, content_hash(item), tuple(shown), is_short))
     return found, empty
 
 
-def content_hash(item: Item) -> str:
-    """32 hex digits of everything an item holds, pictures by the bytes that stand for them."""
-    parts = repr([(part.name, getattr(item, part.name)) for part in fields(item)])
-    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _reasoned(make: Callable[[Mapping[str, bytes]], Item], text: str, pictures: Mapping[str, bytes]) -> Item:
+    return replace(make(pictures), reasoning=text)

@@ -9,6 +9,9 @@ A window is written in one commit and its batches depend on nothing but its own 
 windows wrote. So a job that is killed goes on at the first unwritten window, cuts it into the same batches,
 and ends with the same bytes as a job that was not. Memory is that of one window, whatever the number of
 products.
+
+An encoder that reasons about items, or queries, when it is served embeds them with what it wrote about them,
+kept in the dataset (`encoder/reasoned.py`); what it has not written yet is written first.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -29,7 +33,8 @@ from moontide.center.contents import TABLES, Content, Entity, contents, count_en
 from moontide.center.pictures import PictureIndex
 from moontide.center.report import EmbedReport, KindCounts
 from moontide.center.store import VectorStore
-from moontide.encoder.model.inputs import Form, Item
+from moontide.encoder.model.inputs import Form, Item, ProductView
+from moontide.encoder.reasoned import SIDES, Reasoned, write_reasoned, writes
 from moontide.foundation.errors import DataError, SettingsError
 from moontide.foundation.progress import Meter, track
 from moontide.foundation.settings import Settings
@@ -95,10 +100,11 @@ def embed_catalog(
         for kind in kinds:
             counts = report.counts[kind] = KindCounts()
             total = len(only) if only is not None else count_entities(dataset, kind)
+            reasoned = _reasoned(dataset, encoder, kind, settings.form, view, only)
             stream = entities(dataset, kind, settings.form, view, only)
             with track(total, f"embed {kind}") as meter:
                 for number, window in enumerate(_windows(stream, settings.flush_rows), 1):
-                    _embed_window(kind, window, index, batches, store, version, counts)
+                    _embed_window(kind, window, index, batches, store, version, counts, reasoned)
                     meter.step(len(window))
                     _say(meter, counts)
                     if number % COMPACT_WINDOWS == 0:
@@ -130,6 +136,9 @@ def embed_items(
     """
     if len(ids) != len(items):
         raise SettingsError(f"{len(ids)} ids for {len(items)} items: give one id per item")
+    if writes(encoder, SIDES[kind]):
+        model: Any = encoder
+        items = model.reasoned(items)
     with torch.inference_mode():
         vectors = encoder.forward_prepared([encoder.prepare(item) for item in items])
     rows = vectors.float().cpu().numpy()
@@ -137,6 +146,24 @@ def embed_items(
     # Without a hash the next job sees a content that differs, and makes the vector again.
     store.upsert(kind, ids, version, rows, content_hashes or [""] * len(ids))
     return rows
+
+
+def _reasoned(
+    dataset: Dataset,
+    encoder: ItemEncoder,
+    kind: str,
+    form: Form,
+    view: ProductView,
+    only: Collection[str] | None,
+) -> Reasoned | None:
+    """What the encoder wrote about the entities, the rest written now; None where it is served without."""
+    if not writes(encoder, SIDES[kind]):
+        return None
+    model: Any = encoder  # one that reasons is a MoonEncoder
+    known = write_reasoned(dataset, model, (kind,), form, view, only)
+    if known.written:
+        log.info("%s: reasoning of %d was missing and is written now", kind, known.written)
+    return Reasoned.read(dataset, encoder.fingerprint())
 
 
 def _embed_window(
@@ -147,8 +174,9 @@ def _embed_window(
     store: VectorStore,
     version: str,
     counts: KindCounts,
+    reasoned: Reasoned | None = None,
 ) -> None:
-    found, empty = contents(window, index)
+    found, empty = contents(window, index, reasoned)
     for entity_id in empty:
         counts.fail(entity_id, "empty")
     have = store.hashes(kind, [content.entity.entity_id for content in found], version)

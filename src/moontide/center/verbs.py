@@ -26,7 +26,10 @@ def embed(
     version: Annotated[
         str | None, typer.Option(help="name of these vectors; default: from the encoder")
     ] = None,
-    form: Annotated[Form, typer.Option(help="which parts of a product are rendered")] = "rich_image",
+    form: Annotated[
+        Form | None,
+        typer.Option(help="parts of a product; default: rich_image; title_image if the encoder reasons"),
+    ] = None,
     num_images: Annotated[
         int | None, typer.Option(help="pictures per product; default: as the encoder was trained")
     ] = None,
@@ -38,9 +41,15 @@ def embed(
     from moontide.encoder.model.encoder import MoonEncoder  # slow to import: not for `--help`
 
     opened = Dataset.open(dataset)
-    settings = EmbedSettings(form=form, num_images=num_images, batch_tokens=batch_tokens, workers=workers)
+    model = MoonEncoder(str(encoder))
+    settings = EmbedSettings(
+        form=form or ("title_image" if model.is_reasoner else "rich_image"),
+        num_images=num_images,
+        batch_tokens=batch_tokens,
+        workers=workers,
+    )
     store = VectorStore.open(to)
-    report = embed_catalog(opened, MoonEncoder(str(encoder)), store, version, settings)
+    report = embed_catalog(opened, model, store, version, settings)
     for line in report.lines():
         console.print(line, highlight=False)
     if activate and store.versions():

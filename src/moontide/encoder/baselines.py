@@ -5,7 +5,6 @@ Each is a `Subject`: a function from items to unit vectors, how it is shown prod
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from sentence_transformers.util import load_file_path
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from moontide.catalog.dataset import Dataset
+from moontide.encoder import reasoned
 from moontide.encoder.model.backbone import edges
 from moontide.encoder.model.encoder import BROKEN, MoonEncoder
 from moontide.encoder.model.inputs import Cropped, Item, Picture, ProductView, render_text
@@ -41,6 +41,7 @@ class Subject:
     encode: Encode
     view: ProductView = field(default_factory=ProductView)
     abilities: Abilities = field(default_factory=Abilities)
+    encode_queries: Encode | None = None
 
 
 def pixels_and_words(dataset: Dataset) -> Subject:
@@ -104,7 +105,8 @@ def named(path: str, dataset: Dataset) -> Subject:
     name = Path(path).name if Path(path).exists() else path
     if not _is_plain(path):
         encoder = MoonEncoder(path)
-        return Subject(name, functools.partial(encoder.encode_items, progress=True), encoder.view(dataset))
+        item, query = (reasoned.encode_as(side, encoder, True) for side in ("item", "query"))
+        return Subject(name, item, encoder.view(dataset), encode_queries=query)
     install()
     try:
         return plain(SentenceTransformer(path), name)

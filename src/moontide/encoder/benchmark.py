@@ -106,7 +106,7 @@ def _ask(pool: Pool, query: Query) -> Item:
 
 
 def _rows(pool: Pool, protocol: str, items: list[Item], codes: np.ndarray, shown: Shown) -> list[dict]:
-    vectors = pool.encode(items)
+    vectors = pool.encode_queries(items)
     everything = pool.gallery(shown).among(pool.is_pictured)
     galleries = [("all", everything)]
     if pool.is_held[codes].all():

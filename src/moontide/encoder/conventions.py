@@ -139,7 +139,7 @@ def _measure(
     queries = [queries[row] for row in pool.some(np.arange(len(queries)), limit, "conventions", truth.name)]
     positives = [np.array(list(right[query])) for query in queries]
     gains = [np.array(list(right[query].values())) for query in queries]
-    vectors = pool.encode([query_item(query) for query in queries])
+    vectors = pool.encode_queries([query_item(query) for query in queries])
     found = positive_ranks(vectors, gallery.vectors, positives)
     first = first_of(found)
     columns = (

@@ -57,6 +57,10 @@ class EvaluateSettings(Settings):
     replicates: int = pydantic.Field(1_000, ge=1, description="bootstrap draws of an interval")
     level: float = pydantic.Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: int = pydantic.Field(0, description="of all draws")
+    text: Literal["rich", "title"] = pydantic.Field(
+        "rich",
+        description="most that is shown of a product's text; title: no attributes, for those that write them",
+    )
 
 
 def evaluate(
@@ -66,21 +70,34 @@ def evaluate(
     settings: EvaluateSettings | None = None,
     abilities: Abilities = Abilities(),
     truths: Sequence[GroundTruth] = (),
+    encode_queries: Encode | None = None,
 ) -> Scorecard:
     """Measure an encoder on the held-out products of a dataset.
 
     Args:
-        encode: items to unit vectors.
+        encode: items to unit vectors: galleries, names of categories and attribute values.
         view: how it is shown products; None: one picture.
         abilities: which forms it has vectors for; the rest is left out, with a note.
         truths: ground truths of the documents table; none: the dataset's own titles and categories.
+        encode_queries: items to unit vectors where they are what is asked: queries, and the products that are
+            classified; None: `encode`. An encoder may reason about one side alone.
 
     Raises:
         DataError: no product is held out and nothing is judged.
     """
     asked = settings or EvaluateSettings()
     card = Scorecard(asked.replicates, asked.level, asked.seed)
-    pool = Pool(dataset, encode, view, asked.max_gallery, asked.seed, asked.before, abilities)
+    pool = Pool(
+        dataset,
+        encode,
+        view,
+        asked.max_gallery,
+        asked.seed,
+        asked.before,
+        abilities,
+        encode_queries,
+        asked.text,
+    )
     require_unseen(pool)
     questions = Questions(pool, asked.chosen, asked.max_queries)
     parts = {

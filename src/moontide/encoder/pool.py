@@ -6,8 +6,9 @@ Paper: MOON 3.5 (splits disjoint by product and SPU: ours).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -66,11 +67,13 @@ class Pool:
 
     Args:
         dataset: without splits no product is held out.
-        encode: items to unit vectors.
+        encode: items to unit vectors: what is ranked and what is chosen from.
         view: how products are shown to the encoder.
         max_gallery: products at most, drawn by `seed`; those held out, new or judged always stay. None: all.
         before: start of the test period; None: the last 20 % of impressions by time, if there are any.
         abilities: what the encoder has vectors for.
+        encode_queries: items to unit vectors where they are what is asked; None: `encode`.
+        text: "title" never shows more of a product's text than its title.
     """
 
     def __init__(
@@ -82,9 +85,12 @@ class Pool:
         seed: int = 0,
         before: datetime | None = None,
         abilities: Abilities = Abilities(),
+        encode_queries: Encode | None = None,
+        text: Literal["rich", "title"] = "rich",
     ):
         self.dataset, self.encode, self.seed, self.abilities = dataset, encode, seed, abilities
-        self.view = view or ProductView()
+        self.encode_queries = encode_queries or encode
+        self.view, self.text = view or ProductView(), text
         self.products = dataset.products()
         self.ids = [product.product_id for product in self.products]
         self.before = before or _test_start(dataset)
@@ -106,6 +112,7 @@ class Pool:
 
     def can_show(self, shown: Shown) -> np.ndarray:
         """Which products have anything to show that way: (products,) bool."""
+        shown = self._allowed(shown)
         if shown not in self._can:
             has_text = np.zeros(len(self.ids), bool)
             if shown.form != "image":
@@ -117,6 +124,7 @@ class Pool:
 
     def gallery(self, shown: Shown) -> Gallery:
         """All products of the pool that can be shown that way, embedded at the first call."""
+        shown = self._allowed(shown)
         if shown not in self._known:
             codes = np.flatnonzero(self.is_member & self.can_show(shown))
             parts = [
@@ -128,8 +136,15 @@ class Pool:
 
     def items(self, codes: np.ndarray, shown: Shown) -> list[Item]:
         """Products as items."""
+        shown = self._allowed(shown)
         images = self.dataset.images if shown.form.endswith("image") else None
         return [self.view.item(self.products[code], images, shown.form, shown.without) for code in codes]
+
+    def _allowed(self, shown: Shown) -> Shown:
+        """How products are shown where this is asked: no rich text where only titles are."""
+        if self.text == "rich" or not shown.form.startswith("rich"):
+            return shown
+        return replace(shown, form="title" if shown.form == "rich" else "title_image")
 
     def other_photo(self, code: int) -> str | None:
         """The last picture of a product, if the encoder is not shown it as a part of the product."""

@@ -54,7 +54,7 @@ def retrieve(card: Scorecard, pool: Pool, questions: Questions) -> None:
 
 
 def _rank(card: Scorecard, pool: Pool, direction: str, candidate: str, asked: Asked, name: str = "") -> None:
-    vectors = pool.encode(asked.items)[asked.item]
+    vectors = pool.encode_queries(asked.items)[asked.item]
     everything = pool.gallery(Shown(SHOWN[candidate].form, asked.without))
     galleries = {"all": everything}
     if not name:
@@ -93,7 +93,7 @@ def search_by_image(card: Scorecard, pool: Pool, questions: Questions) -> None:
     everything = pool.gallery(SHOWN["i"])
     is_positive = np.zeros(len(pool.ids), bool)
     is_positive[asked.product] = True
-    vectors = pool.encode(asked.items)
+    vectors = pool.encode_queries(asked.items)
     for where, gallery in {"positives": everything.among(is_positive), "all": everything}.items():
         members = members_of(gallery.codes, pool.group)
         positives, ignored = [], []
@@ -155,7 +155,7 @@ def _judge(
         np.array([asked[row][1][code] for code in gallery.codes[own].tolist()])
         for row, own in zip(usable, positives, strict=True)
     ]
-    vectors = pool.encode([asked[row][0] for row in usable])
+    vectors = pool.encode_queries([asked[row][0] for row in usable])
     found = positive_ranks(vectors, gallery.vectors, positives)
     group = np.array([pool.group[gallery.codes[own[0]]] for own in positives])
     size = np.full(len(usable), len(gallery.codes))

@@ -1,4 +1,4 @@
-"""Commands of this room: `moontide encoder`, `moontide evaluate`, `moontide heatmap`."""
+"""Commands of this room: `moontide encoder`, `moontide evaluate`, `moontide heatmap`, `moontide reason`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from moontide.encoder.augment_verbs import augment
 from moontide.encoder.heatmap_verbs import heatmap  # noqa: F401
+from moontide.encoder.reason_verbs import reason  # noqa: F401
 from moontide.encoder.region_verbs import regions
 from moontide.encoder.verbs_evaluate import evaluate_command  # noqa: F401
 from moontide.foundation.errors import DataError

@@ -62,6 +62,9 @@ def evaluate_command(
         float | None, typer.Option(help="training time of the two-tower; default: its usual steps")
     ] = None,
     seed: Annotated[int, typer.Option(help="of queries, galleries, intervals, two-tower")] = 0,
+    titles: Annotated[
+        bool, typer.Option("--titles", help="show no more of products' texts: fair to encoders that reason")
+    ] = False,
     to: Annotated[Path | None, typer.Option(help="folder for evaluation.json and evaluation.md")] = None,
 ) -> None:
     """Retrieval, classification and attributes on held-out products, with intervals, for several encoders."""
@@ -80,6 +83,7 @@ def evaluate_command(
         max_queries=queries,
         max_gallery=gallery,
         seed=seed,
+        text="title" if titles else "rich",
     )
     truths = [GroundTruth.read(path) for path in truth or ()]
     makers: list[Callable[[], Subject]] = [lambda path=path: named(path, opened) for path in encoder or ()]
@@ -96,7 +100,15 @@ def evaluate_command(
             subject = make()
             name = subject.name if subject.name not in cards else f"{subject.name} ({len(cards) + 1})"
             began = time.monotonic()
-            cards[name] = evaluate(opened, subject.encode, subject.view, settings, subject.abilities, truths)
+            cards[name] = evaluate(
+                opened,
+                subject.encode,
+                subject.view,
+                settings,
+                subject.abilities,
+                truths,
+                subject.encode_queries,
+            )
             seconds[name] = round(time.monotonic() - began, 1)
     _print(cards, seconds)
     if to is not None:

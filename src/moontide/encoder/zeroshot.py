@@ -104,7 +104,7 @@ def classify(card: Scorecard, pool: Pool, limit: int) -> None:
     if not asked:
         card.note("classification: left out, no held-out product has a category and anything else to show")
         return
-    vectors = pool.encode([item for _, item in asked])
+    vectors = pool.encode_queries([item for _, item in asked])
     for level in range(max(len(product.category) for product in everything)):
         names = sorted({p.category[level] for p in everything if len(p.category) > level})
         rows = np.array(
@@ -157,7 +157,7 @@ def predict_attributes(card: Scorecard, pool: Pool, limit: int) -> None:
             targets = pool.products[code].attributes[key]
             item = guarded_item(pool, code, images, guards[key], {key}, targets)
             asked += [] if item is None else [(key, code, item)]
-    vectors = pool.encode([item for _, _, item in asked])
+    vectors = pool.encode_queries([item for _, _, item in asked])
     parts = []
     for key in rows:
         at = np.array([row for row, (name, _, _) in enumerate(asked) if name == key], dtype=np.int64)
@@ -226,7 +226,8 @@ def guarded_item(
     targets: Collection[str] = (),
 ) -> Item | None:
     """A product with its text guarded; None where nothing is left to show."""
-    text, parts = render_text(guarded(pool.products[code], guard, without, targets))
+    product = guarded(pool.products[code], guard, without, targets)
+    text, parts = render_text(product, pool.text == "rich")
     return Item(text or None, images, parts) if text or images else None
 
 

@@ -23,6 +23,7 @@ Shoppers = Annotated[int, typer.Option(help="shoppers who visit during the log")
 Impressions = Annotated[int, typer.Option(help="results shown in the log, about")]
 Days = Annotated[int, typer.Option(help="length of the log, days")]
 Blind = Annotated[bool, typer.Option("--blind", help="control: looks and words play no role for shoppers")]
+Creatives = Annotated[int, typer.Option(help="ad pictures of one product, beside its plain one")]
 DEFAULT = MarketSettings()
 
 
@@ -33,6 +34,7 @@ def build(
     shoppers: Shoppers = DEFAULT.num_shoppers,
     impressions: Impressions = DEFAULT.num_impressions,
     days: Days = DEFAULT.days,
+    creatives: Creatives = DEFAULT.creatives_per_product,
     blind: Blind = False,
     seed: Seed = 0,
     replace: Replace = False,
@@ -43,6 +45,7 @@ def build(
     settings = DEFAULT.but(
         num_products=products, num_merchants=max(1, min(DEFAULT.num_merchants, products // 20)),
         num_shoppers=shoppers, num_impressions=impressions, days=days, blind=blind,
+        creatives_per_product=creatives,
     )  # fmt: skip
     _tell(build_market(to, settings, seed, replace=replace))
 
@@ -54,6 +57,7 @@ def open_command(
     shoppers: Shoppers = DEFAULT.num_shoppers,
     impressions: Impressions = DEFAULT.num_impressions,
     days: Days = DEFAULT.days,
+    creatives: Creatives = DEFAULT.creatives_per_product,
     blind: Blind = False,
     seed: Seed = 0,
     replace: Replace = False,
@@ -61,8 +65,37 @@ def open_command(
     """Let simulated shoppers loose on a real catalog, with tastes over what its photos and titles show."""
     from moontide.market.build import open_market
 
-    settings = DEFAULT.but(num_shoppers=shoppers, num_impressions=impressions, days=days, blind=blind)
+    settings = DEFAULT.but(
+        num_shoppers=shoppers, num_impressions=impressions, days=days, blind=blind,
+        creatives_per_product=creatives,
+    )  # fmt: skip
     _tell(open_market(Dataset.open(dataset), to, settings, seed, replace=replace))
+
+
+@app.command("test-creatives")
+def try_creatives(
+    dataset: Annotated[Path, typer.Option("--dataset", help="a simulated market with a log")],
+    to: Annotated[Path, typer.Option("--to", help="Parquet file of counts to write")],
+    impressions: Annotated[int, typer.Option(help="impressions of each creative")] = 2_000,
+    contexts: Annotated[int, typer.Option(help="logged requests of a product that are used at most")] = 256,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same counts")] = 0,
+) -> None:
+    """Show every creative of a product to the same shoppers, at random, and count their clicks."""
+    from moontide.market.creative_test import creative_test, write_counts
+
+    counts = creative_test(Dataset.open(dataset), impressions, seed, most=contexts)
+    write_counts(to, counts)
+    clicks, shown = (sum(counts.column(name).to_pylist()) for name in ("clicks", "impressions"))
+    table = Table("creative test", "", title_justify="left")
+    for name, value in (
+        ("products", f"{len(set(counts.column('product_id').to_pylist())):,}"),
+        ("creatives", f"{len(counts):,}"), ("impressions", f"{shown:,}"), ("clicks", f"{clicks:,}"),
+        ("CTR", f"{clicks / shown:.2%}"),
+    ):  # fmt: skip
+        table.add_row(name, value)
+    console.print(table)
+    command = f"moontide creative pairs --dataset {dataset} --stats {to}"
+    console.print(Text(f"The counts are at {to}. Next: {command}"), soft_wrap=True)
 
 
 @app.command()

@@ -258,6 +258,41 @@ def ablation(
     )
 
 
+@study.command()
+def creative(
+    dataset: Annotated[
+        Path, typer.Option("--dataset", help="dataset folder with creatives, such as a market")
+    ],
+    to: To,
+    size: Annotated[str, typer.Option(help="nano, tiny, small or paper")] = "tiny",
+    stats: Annotated[
+        Path | None, typer.Option(help="counts by creative; default: a randomized test in the market")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pair set; default: made from the counts")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="judge, encoder or Qwen-VL folder all judges begin with")
+    ] = None,
+    more: Annotated[bool, typer.Option("--more", help="with the ablations' rows")] = False,
+    seeds: Seeds = 3,
+    only: Only = None,
+    max_minutes: Minutes = None,
+) -> None:
+    """Judges of creatives: accuracy in both orders, pictures changed one by one, what choosing is worth."""
+    from moontide.catalog.dataset import Dataset
+    from moontide.foundation.device import threads
+    from moontide.recipes import creative4u
+    from moontide.studies.creative_study import CreativeStudy
+
+    if size not in creative4u.SIZES:
+        raise SettingsError(f"no size is called {size!r}: the sizes are {', '.join(creative4u.SIZES)}")
+    plan = creative4u.SIZES[size]()
+    plan = creative4u.with_ablations(plan) if more else plan
+    with threads():
+        made = CreativeStudy(Dataset.open(dataset), to, plan, stats, pairs, start)
+        made.run(range(seeds), only or (), max_minutes)
+    console.print(Text((to / "creative.md").read_text()), soft_wrap=True)
+
+
 @study.callback()
 def _studies() -> None:
     """What was gained, and how sure it is."""

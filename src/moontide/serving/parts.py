@@ -99,9 +99,13 @@ class MoonQueryEncoder:
     def encode_query(self, text: str | None, image: bytes | None) -> np.ndarray:
         """See `QueryEncoder`."""
         from moontide.encoder.model.inputs import query_item
+        from moontide.encoder.reasoned import writes
 
+        items = [query_item(text=text, image=image)]
         with self._encoding:
-            return self._encoder.encode_items([query_item(text=text, image=image)], width=self._width)[0]
+            if writes(self._encoder, "query"):
+                items = self._encoder.reasoned(items)
+            return self._encoder.encode_items(items, width=self._width)[0]
 
 
 def dataset_of(run: Run) -> Dataset:

@@ -96,6 +96,8 @@ class ChainSettings(Settings):
         arms_of(self.clicks, self.arms, self.content)
         if self.refine is not None and self.refine.two_tower is not None:
             raise ValueError("refine goes on with the run's own encoder: leave two_tower out of it")
+        if self.refine is not None and self.refine.reasoner is not None:
+            raise ValueError("the chain has no stage that makes a reasoner: leave it out of refine")
         if self.experiment is not None and not {"id", "content"} <= set(self.arms):
             raise ValueError(f"an experiment needs the arms id and content, got {', '.join(self.arms)}")
         if self.lora_rank and self.backbone is None:

@@ -1,7 +1,7 @@
 """One encoder of a table: how it comes about from a start that all share, trained and measured.
 
 start            a checkpoint that all cells of a table begin with, made once
-EncoderPlan      experts, crops, cleaning and stages of one variant
+EncoderPlan      experts, crops, cleaning, reasoning and stages of one variant
 train_cell       plan, seed -> outcome of every query, for `ablation.run_ablation`
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,22 @@ from moontide.catalog.augment import Augmented
 from moontide.catalog.dataset import Dataset
 from moontide.catalog.entities import Gazetteer
 from moontide.catalog.splits import TEST_SHARE, cutoff
+from moontide.encoder.chain import chain_keys
 from moontide.encoder.evaluate import EvaluateSettings, evaluate, headline
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.experts.guided import GuidedExperts, GuidedSettings
 from moontide.encoder.model.experts.modality import ModalityExperts, ModalitySettings
 from moontide.encoder.model.inputs import Crops, ProductView, render_text
+from moontide.encoder.model.reasoner import ReasoningSettings, make_reasoner
 from moontide.encoder.pool import Abilities
 from moontide.encoder.scorecard import Scorecard
 from moontide.encoder.stages.cleaning import CleaningSettings, clean
+from moontide.encoder.stages.coldstart import ColdStartSettings, cold_start
 from moontide.encoder.stages.csft import CsftSettings, train_csft
 from moontide.encoder.stages.pairs import TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
 from moontide.encoder.stages.posttrain import PosttrainSettings, posttrain
+from moontide.encoder.stages.reason import ReasonSettings, reason
 from moontide.encoder.stages.rows import groups_and_split, num_exposures
 from moontide.encoder.stages.triplets import TripletSettings, train_triplets
 from moontide.encoder.twotower import TwoTower, TwoTowerSettings, new_two_tower
@@ -44,6 +48,7 @@ from moontide.foundation.runs import Run
 from moontide.foundation.settings import Settings, fingerprint
 from moontide.foundation.storage import new_folder, write_bytes, write_json
 from moontide.studies.outcomes import Column
+from moontide.studies.reasoning import measure
 
 log = logging.getLogger(__name__)
 SHOWN_AT_ONCE = 8  # pictures of an item a cell may need: two and their crops, or one and what was added
@@ -67,6 +72,11 @@ class EncoderPlan(Settings):
     pairs: tuple[PosttrainSettings, ...] = pydantic.Field((), description="stages on pairs, in order")
     csft: CsftSettings | None = pydantic.Field(None, description="MIM's stage")
     triplets: TripletSettings | None = pydantic.Field(None, description="MOON2.0's stage")
+    reasoner: ReasoningSettings | None = pydantic.Field(
+        None, description="the start made to write before its vector"
+    )
+    cold_start: ColdStartSettings | None = pydantic.Field(None, description="MOON3.0's supervised stage")
+    reason: ReasonSettings | None = pydantic.Field(None, description="MOON3.0's stage of reinforcement")
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> EncoderPlan:
@@ -82,6 +92,11 @@ class EncoderPlan(Settings):
             raise ValueError("tower_start needs a two_tower: the others begin with the shared start")
         if self.has_augmented and self.triplets is None:
             raise ValueError("has_augmented needs the stage on triplets: no other shows what was added")
+        others = (self.two_tower, self.guided, self.modality, self.csft, self.triplets)
+        if self.reasoner is not None and any(one is not None for one in others):
+            raise ValueError("a reasoner has neither towers, experts, csft nor triplets: leave them out")
+        if self.reasoner is None and (self.cold_start is not None or self.reason is not None):
+            raise ValueError("cold_start and reason train a reasoner: give one")
         return self
 
 
@@ -128,7 +143,8 @@ def train_cell(
     """Train one variant and put the benchmark's questions to it; what was cut off goes on.
 
     Returns:
-        see `ablation.run_ablation`; `figures` has what each stage returned.
+        see `ablation.run_ablation`; `figures` has what each stage returned, and of a reasoner its texts,
+        costs and variants (`reasoning.measure`), its hits also each attribute key's.
     """
     run = Run.start(folder, "cell", {"plan": plan.model_dump(mode="json"), "start": str(start)}, seed, "cpu")
     before, began = period_start(dataset), time.process_time()
@@ -136,9 +152,15 @@ def train_cell(
     view = encoder.view(dataset)
     pairs, figures = run_stages(plan, encoder, dataset, run, before, seed)
     trained = time.process_time() - began
-    card = evaluate(dataset, encoder.encode_items, view, asked.but(before=before), Abilities())
+    asked = asked.but(before=before)
+    if plan.reasoner is not None:
+        assert isinstance(encoder, MoonEncoder)
+        keys = chain_keys(dataset.products())
+        card, figures["reasoning"] = measure(dataset, encoder, view, asked, keys)
+    else:
+        card = evaluate(dataset, encoder.encode_items, view, asked, Abilities())
     return {
-        **answers(card),
+        **answers(card, plan.reasoner is not None),
         "pairs": pairs,
         "core_seconds": trained,
         "parameters": sum(weight.numel() for weight in encoder.parameters()),
@@ -174,6 +196,13 @@ def run_stages(
         added = Augmented.read(dataset).as_mapping() if plan.has_augmented else None
         settings = plan.triplets.but(before=before, seed=seed)
         figures["triplets"] = train_triplets(encoder, dataset, settings, run, added)
+    if plan.cold_start is not None:
+        assert isinstance(encoder, MoonEncoder)
+        settings = plan.cold_start.but(before=before, seed=seed)
+        figures["cold_start"] = cold_start(encoder, dataset, settings, run)
+    if plan.reason is not None:
+        assert isinstance(encoder, MoonEncoder)
+        figures["reason"] = reason(encoder, dataset, plan.reason.but(before=before, seed=seed), run)
     return sum(one["pairs"] for one in figures.values() if isinstance(one, dict)), figures
 
 
@@ -184,8 +213,16 @@ SEVEN = ("t->mm", "i->mm", "mm->mm", "t->i", "i->t", "class", "attr")
 COLUMNS = tuple(Column(name, name) for name in SEVEN)
 
 
-def answers(card: Scorecard) -> dict[str, Any]:
+def attribute_columns(keys: Sequence[str]) -> tuple[Column, ...]:
+    """A column for the accuracy of each attribute key; a dataset without the key has a dash."""
+    return tuple(Column(f"attr: {key}", f"attr: {key}") for key in keys)
+
+
+def answers(card: Scorecard, has_keys: bool = False) -> dict[str, Any]:
     """The outcome of every query in the seven columns that the dataset has, for `ablation.run_ablation`.
+
+    Args:
+        has_keys: with those of every attribute key by itself, see `attribute_columns`.
 
     Returns:
         hits and queries by column; a query's id is its product group: they are drawn together.
@@ -195,11 +232,14 @@ def answers(card: Scorecard) -> dict[str, Any]:
         if row is not None:
             found = card.answers[row["task"], row["direction"], row["gallery"]]
             hits[column], queries[column] = found.values[row["metric"]], found.group
+    for (task, key, _), found in card.answers.items():
+        if has_keys and task == "attributes" and key != "all keys":
+            hits[f"attr: {key}"], queries[f"attr: {key}"] = found.values["accuracy"], found.group
     return {"hits": hits, "queries": queries}
 
 
 def new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> MoonEncoder | TwoTower:
-    """The encoder a plan begins with: a dual encoder, or the start with the plan's experts and crops."""
+    """The encoder a plan begins with: a dual encoder, or the start with its experts, crops or reasoner."""
     if plan.two_tower is not None:
         return _new_tower(plan.two_tower, plan.tower_start, seed, dataset, start)
     encoder = MoonEncoder(start, device="cpu").shown(crops=plan.crops, max_images=SHOWN_AT_ONCE)
@@ -207,7 +247,7 @@ def new_encoder(plan: EncoderPlan, seed: int, dataset: Dataset, start: Path) -> 
         encoder.fill(experts=GuidedExperts.of(encoder.backbone, plan.guided, seed))
     if plan.modality is not None:
         encoder.fill(experts=ModalityExperts.of(encoder.backbone, plan.modality, seed))
-    return encoder
+    return encoder if plan.reasoner is None else make_reasoner(encoder, plan.reasoner, seed)
 
 
 def _new_tower(

@@ -124,7 +124,8 @@ def _photos(pool: Pool, limit: int) -> Found:
     if not len(codes):
         return {}
     images = pool.dataset.images
-    vectors = pool.encode([query_item(image=images[str(pool.other_photo(code))]) for code in codes])
+    photos = [query_item(image=images[str(pool.other_photo(code))]) for code in codes]
+    vectors = pool.encode_queries(photos)
     gallery = pool.gallery(Shown("rich_image")).among(pool.is_held)
     members = members_of(gallery.codes, pool.group)
     found = positive_ranks(vectors, gallery.vectors, [members[one] for one in pool.group[codes].tolist()])

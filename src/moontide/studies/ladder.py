@@ -24,6 +24,7 @@ import numpy as np
 from moontide.catalog.dataset import Dataset
 from moontide.center.contents import Entity, entities
 from moontide.encoder.model.encoder import MoonEncoder
+from moontide.encoder.reasoned import SIDES, encode_as
 from moontide.encoder.twotower import TwoTower
 from moontide.foundation.errors import DataError
 from moontide.foundation.progress import track
@@ -68,11 +69,13 @@ def embed_entities(
 ) -> ContentTable:
     """Vectors of all products and queries of a dataset by any encoder, aligned with the codes of `known`."""
     view, images = encoder.view(dataset), dataset.images
+    form = "title_image" if getattr(encoder, "is_reasoner", False) else "rich_image"
     tables = {}
     for kind, ids in (("product", known.product_ids), ("query", known.query_ids)):
         found: dict[str, np.ndarray] = {}
+        encode = encode_as(SIDES[kind], encoder)
         with track(len(ids), f"{kind} vectors") as meter:
-            for piece in _pieces(entities(dataset, kind, "rich_image", view)):
+            for piece in _pieces(entities(dataset, kind, form, view)):
                 items, names = [], []
                 for one in piece:
                     pictures = {i: images[i] for i in one.image_ids[: one.num_images] if i in images}
@@ -82,7 +85,7 @@ def embed_entities(
                         continue
                     names.append(one.entity_id)
                 if items:
-                    found |= dict(zip(names, encoder.encode_items(items), strict=True))
+                    found |= dict(zip(names, encode(items), strict=True))
                 meter.step(len(piece))
         dim = len(next(iter(found.values())))
         nothing = np.zeros(dim, np.float32)

@@ -88,6 +88,21 @@ MOON = _cycle(
 )
 """Paper: MOON 3.4: image, text and multimodal queries 12 : 3 : 2, positives multimodal (paper reported)."""
 
+REASONING = (
+    Pairing("text", "title_image", 0.35, "log"),
+    Pairing("image", "title_image", 0.30, "log"),
+    Pairing("text_image", "title_image", 0.05, "log"),
+    Pairing("text", "image", 0.20, "log"),
+    Pairing("image", "title", 0.10, "log"),
+    Pairing("image", "title_image", 0.25, "catalog"),
+    Pairing("title", "title_image", 0.15, "catalog"),
+    Pairing("title_image", "title_image", 0.15, "catalog"),
+    Pairing("title", "image", 0.25, "catalog"),
+    Pairing("image", "title", 0.20, "catalog"),
+)
+"""Title and pictures alone, for attributes are what a reasoner is to find out; the log, and the five
+directions that are evaluated. Paper: MOON3.0 6 (directions paper reported; shares ours)."""
+
 
 def schedule(pairings: Sequence[Pairing], num_steps: int) -> np.ndarray:
     """Which pairing each step takes: shares kept as evenly as whole steps allow, in every stretch.

@@ -30,7 +30,7 @@ from moontide.encoder.objectives.queue import Queued, VectorQueue
 from moontide.encoder.objectives.routing import load_balance
 from moontide.encoder.stages.gradient import Trainable, gradients
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
-from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MOON, NINE, Pairing
+from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MOON, NINE, REASONING, Pairing
 from moontide.encoder.stages.pairs import Batch, TrainingPairs
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.runs import Run
@@ -42,6 +42,7 @@ STAGE = "posttrain"
 TITLES = (Pairing("title", "image", 1.0, "catalog"),)
 PHOTOS = (Pairing("image", "image", 1.0, "log"),)
 TABLES = {"spine": (*BEHAVIOR, *CATALOG), "nine": NINE, "moon": MOON, "titles": TITLES, "photos": PHOTOS}
+TABLES |= {"reasoning": REASONING}
 FRESH = 0.9  # of the cosine between fresh vectors: below it the queue is shortened
 
 
@@ -72,10 +73,10 @@ class PosttrainSettings(LoopSettings):
         None, ge=1, description="tokens with a graph at a time; None: all. The gradient is the same"
     )
     before: datetime | None = pydantic.Field(None, description="events from this moment on are not seen")
-    pairings: Literal["spine", "nine", "moon", "titles", "photos"] = pydantic.Field(
+    pairings: Literal["spine", "nine", "moon", "titles", "photos", "reasoning"] = pydantic.Field(
         "spine",
         description="which forms are paired, see `pairings.py`; titles: with pictures, no log; photos: "
-        "picture queries with pictures",
+        "picture queries with pictures; reasoning: without attributes",
     )
     is_mixed: bool = pydantic.Field(
         False, description="every pair its own pairing, not every step (ablation)"
