@@ -16,7 +16,7 @@ from moontide.creative.pairs import PairSettings
 from moontide.creative.prompt import Asked
 from moontide.creative.records import CreativePair, Verdict
 from moontide.creative.schooling import Schooling
-from moontide.foundation.errors import DataError, SettingsError
+from moontide.foundation.errors import CheckpointError, DataError, SettingsError
 from moontide.market.build import build_market
 from moontide.market.creative_test import Contexts
 from moontide.market.query_pictures import looks_of
@@ -371,6 +371,8 @@ def test_a_study_is_computed_cell_by_cell_and_a_second_call_computes_nothing(mar
     assert (seen["SFT only"], seen["GRPO only"], seen["SFT then GRPO"]) == ([32], [2], [34])
     CreativeStudy(market, tmp_path, small_plan()).run(range(1))
     assert {file: file.stat().st_mtime_ns for file in cells} == cells
+    with pytest.raises(CheckpointError, match="pairs was made by another pair rule"):
+        CreativeStudy(market, tmp_path, replace(small_plan(), pairs=PairSettings()))
     text = (tmp_path / "creative.md").read_text()
     assert all(part in text for part in ("ceiling, by the truth", "subject shrunk", "bandit, flat prior"))
 

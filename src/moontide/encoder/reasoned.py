@@ -36,8 +36,8 @@ from moontide.foundation.errors import DataError, ImageError, SettingsError
 from moontide.foundation.progress import track
 
 if TYPE_CHECKING:  # the model takes seconds to import, and the center asks for hashes alone
+    from moontide.encoder.model.completion import Written
     from moontide.encoder.model.encoder import MoonEncoder
-    from moontide.encoder.model.writing import Written
     from moontide.encoder.pool import Encode
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from moontide.creative.pairs import PairSettings, build_pairs
 from moontide.creative.pairset import MANIFEST, PairSet, write_pair_set
 from moontide.creative.prompt import Asked
 from moontide.creative.stats import read_stats, stats_from_events
-from moontide.foundation.errors import SettingsError
+from moontide.foundation.errors import CheckpointError, SettingsError
 from moontide.foundation.storage import write_bytes, write_json
 from moontide.market.creative_test import Contexts, creative_test, true_rates, write_counts
 from moontide.market.settings import MarketSettings
@@ -87,6 +87,10 @@ class CreativeStudy:
         plan: rows and sizes.
         stats, pair_set: counts and pair set that exist already; None: made from the dataset.
         start: checkpoint of all judges in the place of the plan's.
+
+    Raises:
+        DataError: the dataset lacks what the study needs, or no pairs can be made of it.
+        CheckpointError: `to` holds pairs made by another rule.
     """
 
     def __init__(
@@ -103,6 +107,9 @@ class CreativeStudy:
         self.contexts = Contexts.of(dataset) if _is_market(dataset) else None
         self.pairs = PairSet.open(pair_set) if pair_set else self._paired(stats)
         self.table = JudgeTable(to, self.pairs, plan.rows, start or plan.start, plan.depth)
+        self._is_drawn = dataset.info.get("market", {}).get("kind") == "rendered"
+        if not self._is_drawn:
+            log.warning("%s was not drawn: its pictures cannot be changed one by one", dataset.path)
         self._field: Field | None = None
         self._altered: dict[str, list[Altered]] = {}
 
@@ -117,7 +124,12 @@ class CreativeStudy:
                     )
             counts = read_stats(stats) if stats else stats_from_events(self.dataset)
             write_pair_set(folder, self.dataset, build_pairs(self.dataset, counts, rule), rule)
-        return PairSet.open(folder)
+        found = PairSet.open(folder)
+        if found.settings != rule:
+            raise CheckpointError(
+                f"{folder} was made by another pair rule: name another folder for the study"
+            )
+        return found
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """All cells in the order they are computed."""
@@ -130,15 +142,14 @@ class CreativeStudy:
             "selection": {"max_products": self.plan.selection.max_products,
                           "num_queries": self.plan.selection.num_queries},
         }  # fmt: skip
-        if self.dataset.info.get("market", {}).get("kind") != "rendered":
-            log.warning("%s was not drawn: no picture can be changed, counterfactual is left out",
-                        self.dataset.path)  # fmt: skip
+        if not self._is_drawn:
             del sizes["counterfactual"]
+        data = self.dataset.fingerprint()
         for part, size in sizes.items():
             found += [
                 Cell(
                     f"{part}-{slug(name)}-seed{seed}",
-                    {**by_row[name, seed], **size, "dataset": self.dataset.fingerprint()},
+                    {**by_row[name, seed], **size, "dataset": data},
                 )
                 for seed in seeds
                 for name in self.plan.shown

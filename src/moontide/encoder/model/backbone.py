@@ -19,11 +19,12 @@ import pydantic
 import torch
 from PIL import Image
 from sentence_transformers.base.modules import Module
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, Cache
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from moontide.encoder.model.adapters import add_adapters, merged_weights
 from moontide.encoder.model.attention import Attention, attention_mask, rope_positions
+from moontide.encoder.model.completion import DONE, EMB, Completed, Written, extended
 from moontide.encoder.model.inputs import (
     KINDS,
     Cropped,
@@ -38,7 +39,7 @@ from moontide.encoder.model.inputs import (
 )
 from moontide.encoder.model.norm import quicken
 from moontide.encoder.model.prepared import Album, Prepared, cut, image_spans, text_spans
-from moontide.encoder.model.processor import load_processor, save_processor
+from moontide.encoder.model.processor import TOKENS, load_processor, save_processor
 from moontide.encoder.model.slots import LayerSlots, hub_arguments, load_slot, save_slot
 from moontide.encoder.model.vision import Sight, patchify, see
 from moontide.foundation.errors import CheckpointError, DataError, ImageError, SettingsError
@@ -68,6 +69,12 @@ class BackboneSettings(Settings):
     after: str = pydantic.Field("", description="text behind every item")
     precision: Literal["float32", "bfloat16"] = pydantic.Field("float32", description="of the computation")
     lora_rank: int = pydantic.Field(0, ge=0, le=512, description="rank of the adapters; 0 trains all weights")
+    reasoning_tokens: int = pydantic.Field(
+        0, ge=0, description="most tokens between an item and its `<emb>`; 0: an encoder that does not reason"
+    )
+    reasons: Literal["none", "query", "item", "both"] = pydantic.Field(
+        "none", description="the side that is reasoned about when vectors are served"
+    )
 
 
 class Backbone(Module):
@@ -145,6 +152,13 @@ class Backbone(Module):
 
     def prepare_all(self, values: Sequence[Any]) -> list[Prepared]:
         """`prepare` of many, a picture object that several of them hold being decoded once."""
+        return self._prepared(values)
+
+    def prompts(self, values: Sequence[Any]) -> list[Prepared]:
+        """`prepare_all` without what stands at the end: reasoning and `<emb>` are still to be written."""
+        return self._prepared(values, is_open=True)
+
+    def _prepared(self, values: Sequence[Any], is_open: bool = False) -> list[Prepared]:
         seen: dict[Any, tuple[tuple[int, int], np.ndarray]] = {}
         found = []
         for value in values:
@@ -158,7 +172,7 @@ class Backbone(Module):
                     size = (pixels.shape[0], pixels.shape[1])
                     seen[key] = (size, patchify(pixels, self.patch, self.merge))
                 pictures.append(seen[key])
-            layout = self._layout(item, [size for size, _ in pictures])
+            layout = self._layout(item, [size for size, _ in pictures], is_open)
             found.append(replace(layout, pictures=tuple(patches for _, patches in pictures)))
         return found
 
@@ -233,12 +247,14 @@ class Backbone(Module):
             np.array(grids, dtype=np.int64).reshape(-1, 2),
         )
 
-    def _layout(self, item: Item, sizes: Sequence[tuple[int, int]]) -> Prepared:
+    def _layout(self, item: Item, sizes: Sequence[tuple[int, int]], is_open: bool = False) -> Prepared:
         """All of an item but its pixels, remembered: training and embedding come back to the same texts."""
-        key = (item.text, item.parts, *sizes)
+        key = (item.text, item.parts, item.reasoning, is_open, *sizes)
         found = self._layouts.get(key)
         if found is None:
             found = self._new_layout(item, sizes)
+            if self.settings.reasoning_tokens and not is_open:
+                found = extended(found, self._ending(item.reasoning))
             for array in (found.ids, found.kinds, found.positions, found.grids):
                 array.flags.writeable = False  # shared by all items of this layout
             if len(self._layouts) >= self._remembered:
@@ -258,6 +274,48 @@ class Backbone(Module):
         spans, codes = text_spans(item, offsets, at)
         layout.kinds[at : at + len(ids)] = codes
         return replace(layout, spans=(*images, *spans))
+
+    # --- what stands between an item and its vector -----------------------------------------------------
+
+    @cached_property
+    def never_written(self) -> np.ndarray:
+        """Ids that no answer may hold: the next pass would take them for a picture, or for a new turn."""
+        names = [*TOKENS.values(), "<|im_start|>", self.tokenizer.pad_token]
+        known = self.tokenizer.get_vocab()
+        ids = {known[name] for name in names if name in known}
+        return np.array(sorted(ids - {self.tokenizer.eos_token_id}), dtype=np.int64)
+
+    def _ending(self, reasoning: str | None) -> np.ndarray:
+        """The tokens of a text, bounded and closed, and `<emb>`."""
+        emb = self.tokens(EMB)
+        if not reasoning:
+            return emb
+        ids = self.tokens(reasoning)
+        done = self.tokens(DONE)
+        ids = ids[~np.isin(ids, [*self.never_written, *emb, *done])][: self.settings.reasoning_tokens]
+        return np.concatenate([ids, done, emb])
+
+    def completed(self, prompt: Prepared, written: Written | None) -> Completed:
+        """A prompt with a completion, closed where the model did not; None: with `<emb>` alone."""
+        chosen = self.tokens("") if written is None else written.ids
+        rest = chosen[:0]
+        if written is None:
+            rest = self.tokens(EMB)
+        elif not written.has_emb:
+            is_closed = len(chosen) and chosen[-1] == self.tokens(DONE)[0]
+            rest = self.tokens(EMB if is_closed else DONE + EMB)
+        return self._completed(prompt, chosen, rest)
+
+    def completed_text(self, prompt: Prepared, text: str) -> Completed:
+        """A prompt with a text to be learned, and `<emb>`: all of it is action."""
+        ids = np.concatenate([self.tokens(text), self.tokens(EMB)])
+        return self._completed(prompt, ids, ids[:0])
+
+    def _completed(self, prompt: Prepared, chosen: np.ndarray, rest: np.ndarray) -> Completed:
+        prepared = extended(prompt, np.concatenate([chosen, rest]))
+        is_action = np.zeros(len(prepared), dtype=bool)
+        is_action[len(prompt) : len(prompt) + len(chosen)] = True
+        return Completed(prepared, is_action)
 
     def _check_number(self, images: Sequence[Picture]) -> None:
         if len(images) > self.settings.max_images:
@@ -342,11 +400,13 @@ class Backbone(Module):
     def _precision(self, kind: str) -> torch.autocast:
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
-    def states(self, features: dict[str, Any], attention: Attention) -> torch.Tensor:
+    def states(
+        self, features: dict[str, Any], attention: Attention, cache: Cache | None = None
+    ) -> torch.Tensor:
         """Last-layer states (B, L, D) of a collated batch.
 
         `features["seen"]`, if given, has the visual tokens and deep-stack features of all its pictures, in
-        order; else they are computed from `patches`.
+        order; else they are computed from `patches`. An empty `cache` is filled, for `next_states`.
         """
         with self._precision(features["input_ids"].device.type):
             embeds = self.model.get_input_embeddings()(features["input_ids"])
@@ -361,20 +421,61 @@ class Backbone(Module):
                 embeds = embeds.masked_scatter(is_image_BL.unsqueeze(-1), visual)
                 features["visual_states"] = visual
                 if deep:
+                    features["middle_states"] = deep[-1]
                     extra = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deep}
+            features["text_embeddings"] = embeds
             mask = attention_mask(features["attention_mask"], attention)
-            positions = features["position_ids"].transpose(0, 1)
-            self._layer_slots.features = features
-            try:
-                output = self.language(
-                    inputs_embeds=embeds,
-                    attention_mask=mask,
-                    position_ids=torch.cat((positions[:1], positions)),
-                    use_cache=False,
-                    **extra,
-                )
-            finally:
-                self._layer_slots.features = None
+            return self._decoded(features, embeds, mask, features["position_ids"], cache, extra)
+
+    def next_states(
+        self, token_R: torch.Tensor, position_R: torch.Tensor, is_real_RL: torch.Tensor, cache: Cache
+    ) -> torch.Tensor:
+        """States (R, D) of one more text token a row, behind what the cache holds.
+
+        Args:
+            position_R: of the new tokens; is_real_RL: which keys there are, the new ones last.
+        """
+        features = {
+            "input_ids": token_R[:, None],
+            "attention_mask": torch.ones_like(token_R)[:, None],
+            "token_kinds": torch.full_like(token_R, KINDS.index("special"))[:, None],
+        }
+        with self._precision(token_R.device.type):
+            embeds = self.model.get_input_embeddings()(features["input_ids"])
+            positions = position_R[:, None, None].expand(-1, 3, 1)
+            states = self._decoded(features, embeds, is_real_RL[:, None, None], positions, cache, {})
+        return states[:, 0]
+
+    def next_log_p(self, states_ND: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """Log-probability (N, V) of the token behind each state; what may never be written has none."""
+        logits_NV = self.model.lm_head(states_ND).float()
+        banned = torch.from_numpy(self.never_written).to(logits_NV.device)
+        return (
+            logits_NV.index_fill(1, banned, torch.finfo(logits_NV.dtype).min).div(temperature).log_softmax(1)
+        )
+
+    def _decoded(
+        self,
+        features: dict[str, Any],
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        position_B3L: torch.Tensor,
+        cache: Cache | None,
+        extra: dict[str, Any],
+    ) -> torch.Tensor:
+        positions = position_B3L.transpose(0, 1)
+        self._layer_slots.features = features
+        try:
+            output = self.language(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=torch.cat((positions[:1], positions)),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **extra,
+            )
+        finally:
+            self._layer_slots.features = None
         return output.last_hidden_state
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,13 +32,15 @@ from moontide.catalog.dataset import Dataset
 from moontide.encoder.model import tiny
 from moontide.encoder.model.attention import Attention
 from moontide.encoder.model.backbone import Backbone, BackboneSettings
-from moontide.encoder.model.inputs import Crops, Picture, ProductView
+from moontide.encoder.model.completion import DONE, Completed, Scored
+from moontide.encoder.model.inputs import Crops, Item, Picture, ProductView, canonical
 from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
 from moontide.encoder.model.pooling import Pooling
-from moontide.encoder.model.prepared import Album, Prepared, distinct
+from moontide.encoder.model.prepared import Album, Prepared, distinct, token_batches
 from moontide.encoder.model.processor import new_processor
 from moontide.encoder.model.slots import SLOTS, hub_arguments
 from moontide.encoder.model.vision import Sight
+from moontide.encoder.model.writing import write
 from moontide.foundation.errors import CheckpointError, SettingsError
 from moontide.foundation.progress import track
 from moontide.foundation.settings import Settings
@@ -295,18 +297,96 @@ class MoonEncoder(SentenceTransformer):
         self, prepared: Sequence[Prepared], rows: Sequence[int], album: Album, sight: Sight | None
     ) -> Outputs:
         """One pass of the decoder over some of the items, their pictures having been seen."""
+        return self._outputs(self._seen_features(prepared, rows, album, sight))
+
+    def _seen_features(
+        self, prepared: Sequence[Prepared], rows: Sequence[int], album: Album, sight: Sight | None
+    ) -> dict[str, Any]:
         features: dict[str, Any] = dict(self.backbone.collate([prepared[row] for row in rows], False))
         numbers = [number for row in rows for number in album.places[row]]
         if numbers:
             assert sight is not None
             features["seen"] = sight.of(numbers)
-        return self._outputs(features)
+        return features
 
     def _outputs(self, features: dict[str, Any]) -> Outputs:
-        moved = {name: x.to(self.device) if torch.is_tensor(x) else x for name, x in features.items()}
-        moved = self(moved)
+        moved = self._passed(features)
         routing = moved.get("routing")
         return Outputs(moved["sentence_embedding"], torch.stack(routing, 1) if routing else None)
+
+    def _passed(self, features: dict[str, Any]) -> dict[str, Any]:
+        return self({name: x.to(self.device) if torch.is_tensor(x) else x for name, x in features.items()})
+
+    # --- what a reasoner writes before its vector, see `reasoner.py` ------------------------------------
+
+    @property
+    def is_reasoner(self) -> bool:
+        """Whether items end in `<emb>`, and text may be written before it."""
+        return self.backbone.settings.reasoning_tokens > 0
+
+    def reasoned(self, items: Sequence[Any], budget: int | None = None, progress: bool = False) -> list[Item]:
+        """The items with what this reasoner writes about them, greedily; those that carry a text keep it.
+
+        Args:
+            budget: tokens of a text; None: the encoder's own.
+
+        Raises:
+            SettingsError: no reasoner. DataError, ImageError: an item that cannot be shown.
+        """
+        found = [canonical(item) for item in items]
+        todo = [row for row, item in enumerate(found) if item.reasoning is None]
+        with track(len(todo) if progress else 0, "reasoning") as meter:
+            for start in range(0, len(todo), 1_024):
+                rows = todo[start : start + 1_024]
+                prompts = self.backbone.prompts([found[row] for row in rows])
+                texts = write(self, prompts, budget or self.backbone.settings.reasoning_tokens, temperature=0)
+                for row, (one,) in zip(rows, texts, strict=True):
+                    text = one.text if one.text.endswith(DONE) else one.text + DONE
+                    found[row] = replace(found[row], reasoning=text)
+                meter.step(len(rows))
+        return found
+
+    def score(self, completed: Sequence[Completed], batch_tokens: int = TRAINING_TOKENS) -> Scored:
+        """Vectors and log-probabilities of completed prompts in one teacher-forced pass, with gradients where
+        they are enabled.
+
+        Paper: MOON3.0 3.4: the contrastive and the policy term see the same pass (ours).
+        """
+        own = [one.prepared for one in completed]
+        most = max(1, *(int(one.is_action.sum()) for one in completed))
+        album = Album.of(own)
+        sight = self.look(album, batch_tokens)
+        batches = token_batches([len(one) for one in own], batch_tokens, PADDING)
+        parts = []
+        for rows in batches:
+            features = self._passed(self._seen_features(own, rows, album, sight))
+            is_action = [completed[row].is_action for row in rows]
+            parts.append(self._scored(features, is_action, most))
+        place = np.argsort([row for rows in batches for row in rows])
+        index = torch.from_numpy(place).to(self.device)
+        vectors, log_p, is_action, entropy, gates = zip(*parts, strict=True)
+        joined = [torch.cat(column)[index] for column in (vectors, log_p, is_action, entropy)]
+        return Scored(*joined, None if gates[0] is None else torch.cat(gates)[index])
+
+    def _scored(
+        self, features: dict[str, Any], is_action: Sequence[np.ndarray], most: int
+    ) -> tuple[Any, ...]:
+        """Vectors, log_p, is_action, entropy and gates of one batch."""
+        device = self.device
+        row_A = np.concatenate([np.full(int(own.sum()), row) for row, own in enumerate(is_action)])
+        at_A = np.concatenate([np.flatnonzero(own) for own in is_action])
+        column_A = np.concatenate([np.arange(int(own.sum())) for own in is_action])
+        row, at, column = (torch.from_numpy(x).to(device) for x in (row_A, at_A, column_A))
+        log_p_AV = self.backbone.next_log_p(features["token_embeddings"][row, at - 1])
+        token_A = features["input_ids"][row, at]
+        shape = (len(is_action), most)
+        zeros = log_p_AV.new_zeros(shape)
+        log_p = zeros.index_put((row, column), log_p_AV.gather(1, token_A[:, None])[:, 0])
+        entropy_A = -(log_p_AV.detach().exp() * log_p_AV.detach()).sum(1)
+        is_real = torch.zeros(shape, dtype=torch.bool, device=device)
+        is_real[row, column] = True
+        entropy = zeros.index_put((row, column), entropy_A)
+        return features["sentence_embedding"], log_p, is_real, entropy, features.get("gates")
 
     @torch.no_grad()
     def center(self, prepared: Sequence[Prepared]) -> None:
@@ -409,25 +489,6 @@ class MoonEncoder(SentenceTransformer):
             module, _, name = class_ref.rpartition(".")
             return getattr(importlib.import_module(module), name)
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
-
-
-def token_batches(lengths: Sequence[int], batch_tokens: int, padding: int | None = None) -> list[list[int]]:
-    """Rows sorted by length and cut so that rows x longest stays within `batch_tokens`; none is empty.
-
-    Args:
-        padding: tokens of a batch that may be padding; None: any number.
-    """
-    batches: list[list[int]] = []
-    padded = 0
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        more = lengths[batches[-1][0]] - lengths[row] if batches else 0
-        is_full = not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens
-        if is_full or (padding is not None and padded + more > padding):
-            batches.append([])
-            padded = more = 0
-        batches[-1].append(row)
-        padded += more
-    return batches
 
 
 def _is_ours(path: str, kwargs: dict[str, Any]) -> bool:

@@ -96,6 +96,7 @@ class Item:
         text: None and blank mean no text.
         images: encoded pictures (JPEG, PNG, WebP), or pixels already decoded, (height, width, 3) uint8.
         parts: what stretches of the text say; empty means all of it is a query.
+        reasoning: what a reasoner wrote about it, see `reasoner.py`; it stands behind the text.
 
     Raises:
         DataError: neither a text nor a picture.
@@ -104,6 +105,7 @@ class Item:
     text: str | None = None
     images: tuple[Picture, ...] = ()
     parts: tuple[Part, ...] = ()
+    reasoning: str | None = None
 
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):

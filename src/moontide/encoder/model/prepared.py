@@ -89,6 +89,25 @@ def distinct(prepared: Sequence[Prepared]) -> tuple[list[Prepared], np.ndarray]:
     return found, np.array(index, dtype=np.int64)
 
 
+def token_batches(lengths: Sequence[int], batch_tokens: int, padding: int | None = None) -> list[list[int]]:
+    """Rows sorted by length and cut so that rows x longest stays within `batch_tokens`; none is empty.
+
+    Args:
+        padding: tokens of a batch that may be padding; None: any number.
+    """
+    batches: list[list[int]] = []
+    padded = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        more = lengths[batches[-1][0]] - lengths[row] if batches else 0
+        is_full = not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens
+        if is_full or (padding is not None and padded + more > padding):
+            batches.append([])
+            padded = more = 0
+        batches[-1].append(row)
+        padded += more
+    return batches
+
+
 def cut(text: str, offsets: Sequence[tuple[int, int]], limit: int) -> int:
     """How many tokens to keep: at most `limit`, ending between words unless one word fills the limit."""
     if len(offsets) <= limit:

@@ -67,8 +67,8 @@ from moontide.foundation.seeds import seed_of
 from moontide.foundation.settings import Settings
 
 if TYPE_CHECKING:
+    from moontide.encoder.model.completion import Completed, Scored, Written
     from moontide.encoder.model.prepared import Prepared
-    from moontide.encoder.model.writing import Completed, Scored, Written
 
 STAGE = "reason"
 SILENT = 1e-9  # rewards of a group this close teach nothing

@@ -29,7 +29,7 @@ from moontide.foundation.runs import Run
 from moontide.foundation.storage import storage_errors, write_bytes
 
 if TYPE_CHECKING:
-    from moontide.encoder.model.writing import Completed, Scored, Written
+    from moontide.encoder.model.completion import Completed, Scored, Written
 
 FILE = "rollouts.jsonl"
 SAMPLES = 4  # groups of a logged step whose texts are kept
