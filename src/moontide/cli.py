@@ -28,6 +28,8 @@ VERBS = {
     "center": ("center", "app", "Look into a representation center."),
     "encoder": ("encoder", "app", "Encode a text or a picture with a trained encoder."),
     "evaluate": ("encoder", "evaluate_command", "Benchmark encoders and baselines on held-out products."),
+    "reason": ("encoder", "reason", "Let an encoder write about products before they are embedded."),
+    "creative": ("creative", "app", "Pairs of creatives, a judge that gives reasons, a ranking."),
     "heatmap": ("encoder", "heatmap", "Show which words and picture regions carry a match."),
     "ranking": ("ranking", "app", "Train and evaluate click models."),
     "benchmark": ("catalog", "benchmark_app", "Freeze a log into a benchmark that others can use."),

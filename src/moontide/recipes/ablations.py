@@ -11,7 +11,7 @@ from moontide.encoder.evaluate import EvaluateSettings
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.foundation.device import threads
 from moontide.foundation.errors import SettingsError
-from moontide.recipes import mim, moon, moon2, moon_embedding
+from moontide.recipes import mim, moon, moon2, moon3, moon_embedding
 from moontide.studies.ablation import Ablation, Row, run_ablation
 from moontide.studies.encoders import EncoderPlan, catalog_texts, make_start, period_start, train_cell
 
@@ -20,6 +20,7 @@ TABLES: dict[str, Callable[..., Ablation]] = {
     "mim": mim.ablation,
     "moon": moon.ablation,
     "moon2": moon2.ablation,
+    "moon3": moon3.ablation,
 }
 
 

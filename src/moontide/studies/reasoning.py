@@ -29,9 +29,9 @@ import pyarrow.compute as pc
 from moontide.catalog.dataset import Dataset
 from moontide.encoder.chain import chain_of, chain_text, parse_chain
 from moontide.encoder.evaluate import EvaluateSettings, evaluate, headline
+from moontide.encoder.model.completion import Written
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.inputs import Cropped, Item, Picture, ProductView, query_item
-from moontide.encoder.model.completion import Written
 from moontide.encoder.model.writing import write
 from moontide.encoder.pool import Abilities, Encode
 from moontide.encoder.reasoned import Side, shown_hash, writes

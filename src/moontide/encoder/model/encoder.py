@@ -32,7 +32,7 @@ from moontide.catalog.dataset import Dataset
 from moontide.encoder.model import tiny
 from moontide.encoder.model.attention import Attention
 from moontide.encoder.model.backbone import Backbone, BackboneSettings
-from moontide.encoder.model.completion import DONE, Completed, Scored
+from moontide.encoder.model.completion import Completed, Scored
 from moontide.encoder.model.inputs import Crops, Item, Picture, ProductView, canonical
 from moontide.encoder.model.matryoshka import Matryoshka, prefix_of
 from moontide.encoder.model.pooling import Pooling
@@ -341,8 +341,7 @@ class MoonEncoder(SentenceTransformer):
                 prompts = self.backbone.prompts([found[row] for row in rows])
                 texts = write(self, prompts, budget or self.backbone.settings.reasoning_tokens, temperature=0)
                 for row, (one,) in zip(rows, texts, strict=True):
-                    text = one.text if one.text.endswith(DONE) else one.text + DONE
-                    found[row] = replace(found[row], reasoning=text)
+                    found[row] = replace(found[row], reasoning=one.text)
                 meter.step(len(rows))
         return found
 
@@ -455,7 +454,7 @@ class MoonEncoder(SentenceTransformer):
                 digest.update(repr((name, sorted(slot.get_config_dict().items()))).encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     # --- folders ----------------------------------------------------------------------------------------

@@ -83,9 +83,9 @@ def make_reasoner(encoder: MoonEncoder, settings: ReasoningSettings, seed: int =
             pooling.fusion = ModalityFusion(
                 width, settings.heads, settings.head_width, settings.visual, settings.text
             )
+        last = Matryoshka(pooling.get_embedding_dimension(), settings.dim, settings.widths)
         if settings.has_residual:
             backbone.residual = _residual(backbone, settings)
-        last = Matryoshka(pooling.get_embedding_dimension(), settings.dim, settings.widths)
     return MoonEncoder(modules=[backbone, pooling, last], device=str(encoder.device))
 
 

@@ -50,13 +50,13 @@ def write(
 
     Paper: MOON3.0 3.1 (1) (analog LREM); the cut at the budget is ours.
     """
+    if not encoder.is_reasoner:
+        raise SettingsError("this encoder does not write: make it a reasoner first, see make_reasoner")
     if budget < 1 or num < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise SettingsError(
             "writing needs budget and num of at least 1, temperature of at least 0 and top_p in (0, 1], "
             f"got {budget}, {num}, {temperature} and {top_p}"
         )
-    if not encoder.is_reasoner:
-        raise SettingsError("this encoder does not write: make it a reasoner first, see make_reasoner")
     was_training = encoder.training
     encoder.eval()
     found: list[list[Written]] = [[] for _ in prompts]
