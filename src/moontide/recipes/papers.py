@@ -99,8 +99,29 @@ PAPERS = (
         "experts and top K, both temperatures, rho, sigma, kappa, margins, the down-weight, number of "
         "added pictures, prompts and editing models",
     ),
-    Paper("MOON3.0", "2604.00513"),
-    Paper("Creative4U", "2508.12628"),
+    Paper(
+        "MOON3.0",
+        "2604.00513",
+        "recipes/moon3.py",
+        "a chain of attributes before `<emb>`, on either side; multi-head modality fusion; FIRE at several "
+        "depths; cold start on catalog chains, then GRPO and InfoNCE on one pass with rewards for format, "
+        "length, rank (three readings) and attributes; texts cached in the dataset by version; its table "
+        "with texts off, shuffled, masked and from the catalog",
+        "tests/encoder, tests/studies",
+        "formulas of fusion and FIRE, tags, prompts, schema, budget, rewards and weights, whether there is a "
+        "supervised warm-up, rates, group size, hardware, every ablation",
+    ),
+    Paper(
+        "Creative4U",
+        "2508.12628",
+        "recipes/creative4u.py",
+        "pairs from impressions and clicks, frozen and hashed; protocol of ten questions, strict and lenient "
+        "parser; reasons by an annotator or rejection sampling; SFT and GRPO on TRL, LoRA for a published "
+        "model; verdicts in both orders; ranking under a call budget; bandits from the judge's prior, "
+        "replay; picture-only ranker and linear bandit (VAM-HBM) beside it",
+        "tests/creative, tests/market, tests/studies",
+        "tables, annotator, rewards and weights, pair-to-ranking procedure, every training setting",
+    ),
     Paper("Personalized selling points", "1907.12375"),
 )
 
