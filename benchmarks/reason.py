@@ -2,18 +2,18 @@
 
     python benchmarks/reason.py [--rounds 5] [--clock wall] [--encoder FOLDER] [--dataset DATASET]
 
-    writing    8 prompts x 4 rollouts by `write` (cached) and by a twin that reads the whole sequence again,
-               picture included, for every token (rewritten). Both also write one rollout at a time, which
-               tells the cache's gain from the batch's. First all four must write the same greedy tokens.
+    writing    8 prompts x 4 rollouts by `write` (cached), and by a twin that reads the whole sequence again,
+               picture included, for every token. One rollout at a time, too: that tells what the cache gains
+               from what the batch does. First all must write the same greedy tokens.
     vectors    `encode_items` of items as they are, against `reasoned` and then `encode_items`, in batches of
                1 and of 32.
-    step       one joint step of the stage `reason` (N = 8, G = 4, 32 tokens): rollouts, and all that follows
-               them, the optimizer included. Queues are full before the clock runs.
+    step       one joint step of the stage `reason` (N = 8, G = 4, 32 tokens), optimizer included, with full
+               queues. Its rollouts are seeded: drawn once more before it, they give their share.
 
-The default is a tiny reasoner with random weights on items drawn with numpy; the joint step needs products to
-pair and takes a small market. Random weights hit upon `<emb>` by rare chance only, hence texts fill their
-budget: an upper bound of the cost. A trained reasoner (`--encoder`, with `--dataset` for items it knows)
-stops where it has said all. Runs are interleaved, ratios are of medians, everything runs on one thread.
+The default is a tiny reasoner with random weights on items drawn with numpy; the joint step takes a small
+market. Random weights hit upon `<emb>` by rare chance only, hence texts fill their budget: an upper bound of
+the cost. A trained reasoner (`--encoder`, with `--dataset`) stops where it has said all. Runs are
+interleaved, ratios are of medians, everything runs on one thread.
 """
 
 from __future__ import annotations
@@ -41,30 +41,13 @@ from moontide.encoder.model.writing import write
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, loop_of, new_optimizer
 from moontide.encoder.stages.pictures import Pictures
 from moontide.encoder.stages.reason import Reasoning, ReasonSettings
-from moontide.encoder.stages.rollouts import Rollouts
 from moontide.market.build import build_market
 from moontide.market.settings import MarketSettings
 
 BUDGET, PROMPTS, ROLLOUTS, ITEMS, SIDE = 32, 8, 4, 32, 112
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-WORDS = [
-    "red",
-    "blue",
-    "green",
-    "linen",
-    "wool",
-    "cotton",
-    "shirt",
-    "dress",
-    "coat",
-    "lamp",
-    "small",
-    "plain",
-]
-MARKET = MarketSettings(
-    num_products=200, num_merchants=20, num_shoppers=100, num_impressions=10_000, days=7,
-    images_per_product=1, creatives_per_product=0,
-)  # fmt: skip
+WORDS = ["red", "blue", "green", "linen", "wool", "cotton", "shirt", "dress", "coat", "lamp"]
+MARKET = MarketSettings(num_products=200, num_shoppers=100, num_impressions=10_000, creatives_per_product=0)
 Clock = Callable[[], float]
 Lines = list[list[int]]
 
@@ -91,12 +74,6 @@ def rewritten(encoder: MoonEncoder, prompts: Sequence[Prepared], num: int, tempe
     return lines
 
 
-def cached(encoder: MoonEncoder, prompts: Sequence[Prepared], num: int, temperature: float) -> Lines:
-    """What `write` writes, as token ids."""
-    found = write(encoder, prompts, BUDGET, num, temperature)
-    return [one.ids.tolist() for own in found for one in own]
-
-
 def table(*header: str) -> None:
     """The head of a Markdown table."""
     print(f"\n| {' | '.join(header)} |")
@@ -115,29 +92,33 @@ def timed(clock: Clock, run: Callable[..., Any], *given: Any) -> tuple[float, An
     return clock() - start, found
 
 
+def cached(encoder: MoonEncoder, prompts: Sequence[Prepared], num: int, temperature: float) -> Lines:
+    """What `write` writes."""
+    return [one.ids.tolist() for own in write(encoder, prompts, BUDGET, num, temperature) for one in own]
+
+
 def writing(encoder: MoonEncoder, items: Sequence[Item], rounds: int, clock: Clock) -> None:
     """Print the table of rollouts."""
     prompts = encoder.backbone.prompts(items[:PROMPTS])
     ways = list(itertools.product((cached, rewritten), (True, False)))
 
-    def lines(write_some: Callable[..., Lines], is_together: bool, num: int, temperature: float) -> Lines:
+    def lines(way: Callable[..., Lines], is_together: bool, num: int, temperature: float) -> Lines:
         if is_together:
-            return write_some(encoder, prompts, num, temperature)
-        return [write_some(encoder, [one], 1, temperature)[0] for one in prompts for _ in range(num)]
+            return way(encoder, prompts, num, temperature)
+        return [way(encoder, [one], 1, temperature)[0] for one in prompts for _ in range(num)]
 
     greedy = [lines(*way, 1, 0.0) for way in ways]  # warms up as well
     assert all(found == greedy[0] for found in greedy), "greedy texts differ"
-    print(f"{PROMPTS} prompts x {ROLLOUTS} rollouts; all ways agree on {len(greedy[0])} greedy texts")
     runs: list[list[tuple[float, ...]]] = [[] for _ in ways]
     for _, (own, way) in itertools.product(range(rounds), zip(runs, ways, strict=True)):
         seconds, found = timed(clock, lines, *way, ROLLOUTS, 1.0)
         num = sum(map(len, found))
         own.append((len(found) / seconds, num / seconds, num / (len(found) * BUDGET)))
-    figures = [medians(own) for own in runs]
     table("writing", "rollouts/s", "tokens/s", "budget filled", "tokens/s, times the last")
-    for (way, is_together), (texts, tokens, filled) in zip(ways, figures, strict=True):
+    for (way, is_together), own in zip(ways, runs, strict=True):
+        (texts, tokens, filled), ratio = medians(own), medians(own)[1] / medians(runs[-1])[1]
         name = f"{way.__name__}, {'all together' if is_together else 'one by one'}"
-        print(f"| {name} | {texts:.1f} | {tokens:,.0f} | {filled:.0%} | {tokens / figures[-1][1]:.1f} |")
+        print(f"| {name} | {texts:.1f} | {tokens:,.0f} | {filled:.0%} | {ratio:.1f} |")
 
 
 def vectors(encoder: MoonEncoder, items: Sequence[Item], rounds: int, clock: Clock) -> None:
@@ -152,59 +133,37 @@ def vectors(encoder: MoonEncoder, items: Sequence[Item], rounds: int, clock: Clo
     for (form, shown), size in itertools.product(forms.items(), (1, ITEMS)):
         batches = [shown[:size]] if size > 1 else [[item] for item in shown[:PROMPTS]]
         num = sum(map(len, batches))
-        pairs = [
-            [1000 * timed(clock, embed, batches, way)[0] / num for way in (False, True)]
-            for _ in range(rounds + 1)  # the first warms up
-        ]
-        plain, reasoned = medians(pairs[1:])
+        sides = [[timed(clock, embed, batches, way)[0] for way in (False, True)] for _ in range(rounds + 1)]
+        plain, reasoned = (1000 * one / num for one in medians(sides[1:]))  # the first warms up
         print(f"| {form} | {size} | {plain:.2f} | {reasoned:.2f} | {reasoned / plain:.1f} |", flush=True)
-
-
-class Timed(Reasoning):
-    """The joint stage, with the seconds of its last rollouts."""
-
-    clock: Clock
-    seconds: float = 0.0
-
-    def roll_out(self, number: int) -> Rollouts:
-        self.seconds, rollouts = timed(self.clock, super().roll_out, number)
-        return rollouts
 
 
 def joint_step(encoder: MoonEncoder, dataset: Dataset, rounds: int, clock: Clock) -> None:
     """Print the table of the joint step."""
-    steps = {"num_steps": rounds + 1, "checkpoint_every": rounds + 1}
-    settings = ReasonSettings(num_pairs=PROMPTS, rollouts=ROLLOUTS, budget=BUDGET, **steps)
-    step = Timed(encoder.train(), dataset, Pictures(dataset.images, encoder.pixels), settings)
-    step.clock, found = clock, []
-    optimizer = new_optimizer(step.modules, loop_of(settings))
-
-    def whole(number: int) -> None:
-        step(number)
-        optimizer.step()
-        optimizer.zero_grad()
-        step.after()
-
+    settings = ReasonSettings(num_pairs=PROMPTS, rollouts=ROLLOUTS, budget=BUDGET, num_steps=rounds + 1)
+    step = Reasoning(encoder.train(), dataset, Pictures(dataset.images, encoder.pixels), settings)
+    optimizer, found = new_optimizer(step.modules, loop_of(settings)), []
     with encoder.remembering(TRAINING_LAYOUTS):
         step.fill_queues()
         for number in range(rounds + 1):  # the first warms up
-            seconds, _ = timed(clock, whole, number)
-            found.append((step.seconds, seconds - step.seconds, seconds))
-    rollout, learning, both = medians(found[1:])
+            rollout, _ = timed(clock, step.roll_out, number)
+            start = clock()
+            step(number)
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append((rollout, clock() - start))
+    rollout, whole = medians(found[1:])
     table("joint step", "rollouts, s", "learning, s", "all, s", "share of rollouts")
-    name = f"N = {PROMPTS}, G = {ROLLOUTS}, {BUDGET} tokens"
-    print(f"| {name} | {rollout:.2f} | {learning:.2f} | {both:.2f} | {rollout / both:.0%} |")
+    figures = f"{rollout:.2f} | {whole - rollout:.2f} | {whole:.2f} | {rollout / whole:.0%}"
+    print(f"| N = {PROMPTS}, G = {ROLLOUTS}, {BUDGET} tokens | {figures} |")
 
 
-def drawn_items() -> list[Item]:
-    """Short texts and noise for pictures."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (ITEMS, SIDE, SIDE, 3), dtype=np.uint8)
-    return [Item(" ".join(rng.choice(WORDS, 5)), (picture,)) for picture in pictures]
-
-
-def items_of(dataset: Dataset, encoder: MoonEncoder) -> list[Item]:
-    """Titles with their first pictures, decoded."""
+def items_of(dataset: Dataset | None, encoder: MoonEncoder) -> list[Item]:
+    """Titles with their first pictures, decoded; of no dataset: short texts and noise for pictures."""
+    if dataset is None:
+        rng = np.random.default_rng(0)
+        pictures = rng.integers(0, 255, (ITEMS, SIDE, SIDE, 3), dtype=np.uint8)
+        return [Item(" ".join(rng.choice(WORDS, 5)), (picture,)) for picture in pictures]
     products = [one for one in dataset.products() if one.title and one.image_ids][:ITEMS]
     return [Item(one.title, (encoder.pixels(dataset.images[one.image_ids[0]]),)) for one in products]
 
@@ -228,12 +187,12 @@ def main() -> None:
         else:
             texts = [*WORDS, *(render_text(product)[0] for product in dataset.products())]
             encoder = make_reasoner(MoonEncoder.tiny(texts, device="cpu"), ReasoningSettings(budget=BUDGET))
-        items = items_of(dataset, encoder) if asked.dataset else drawn_items()
-        rounds, clock = asked.rounds, CLOCKS[asked.clock]
+        items = items_of(dataset if asked.dataset else None, encoder)
         print(f"{'trained' if asked.encoder else 'random'} weights, budget {BUDGET}, {asked.clock} time")
-        writing(encoder, items, rounds, clock)
-        vectors(encoder, items, rounds, clock)
-        joint_step(encoder, dataset, rounds, clock)
+        more = (asked.rounds, CLOCKS[asked.clock])
+        writing(encoder, items, *more)
+        vectors(encoder, items, *more)
+        joint_step(encoder, dataset, *more)
 
 
 if __name__ == "__main__":

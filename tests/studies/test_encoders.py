@@ -13,10 +13,13 @@ from moontide.encoder.evaluate import EvaluateSettings
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.experts.guided import GuidedSettings
 from moontide.encoder.model.experts.modality import ModalitySettings
+from moontide.encoder.model.reasoner import ReasoningSettings
 from moontide.encoder.stages import loop
 from moontide.encoder.stages.cleaning import CleaningSettings
+from moontide.encoder.stages.coldstart import ColdStartSettings
 from moontide.encoder.stages.csft import CsftSettings
 from moontide.encoder.stages.posttrain import NegativeSettings, PosttrainSettings
+from moontide.encoder.stages.reason import ReasonSettings
 from moontide.encoder.stages.triplets import TripletSettings
 from moontide.encoder.twotower import TwoTowerSettings
 from moontide.foundation.errors import SettingsError
@@ -40,7 +43,11 @@ PAIRS = PosttrainSettings(
 TITLES = PAIRS.but(pairings="titles", negatives=NegativeSettings())
 TRIPLETS = TripletSettings(num_steps=3, batch_size=4, log_every=1, checkpoint_every=1)
 TOWER = TwoTowerSettings(width=8, dim=16, vocab_size=320, image_side=32)
+CSFT = CsftSettings(num_steps=3, batch_size=4, queue=60, momentum=0.9, log_every=1)
 GUIDED, MODALITY = GuidedSettings(num_experts=4), ModalitySettings(num_experts=3)
+REASONER = ReasoningSettings(budget=12, heads=2, head_width=8, dim=16, widths=(8, 16), residual_every=1)
+COLD = ColdStartSettings(num_steps=3, num_pairs=4, log_every=1, checkpoint_every=1)
+JOINT = ReasonSettings(num_steps=2, num_pairs=3, rollouts=2, queue=6, log_every=1, checkpoint_every=1)
 PLANS = {
     "guided, crops": EncoderPlan(guided=GUIDED, crops="added", pairs=(PAIRS,)),
     "crops alone": EncoderPlan(crops="only", pairs=(PAIRS.but(num_steps=1),)),
@@ -48,7 +55,7 @@ PLANS = {
     "two-tower": EncoderPlan(two_tower=TOWER, tower_start=TITLES, pairs=(PAIRS,)),
     "two-tower from nothing": EncoderPlan(two_tower=TOWER, pairs=(PAIRS.but(num_steps=1),)),
     "cleaning": EncoderPlan(cleaning=CleaningSettings(), pairs=(PAIRS, PAIRS.but(loss="circle"))),
-    "csft": EncoderPlan(csft=CsftSettings(num_steps=3, batch_size=4, queue=60, momentum=0.9, log_every=1)),
+    "csft": EncoderPlan(csft=CSFT),
 }
 
 
@@ -110,6 +117,21 @@ def start(dataset, tmp_path_factory):
         ({"cleaning": CleaningSettings()}, "cleaning needs a stage on pairs"),
         ({"tower_start": TITLES, "pairs": (PAIRS,)}, "tower_start needs a two_tower"),
         ({"has_augmented": True, "pairs": (PAIRS,)}, "has_augmented needs the stage on triplets"),
+        *[
+            (
+                {"reasoner": REASONER} | other,
+                "a reasoner has neither towers, experts, csft nor triplets: leave",
+            )
+            for other in (
+                {"two_tower": TOWER},
+                {"guided": GUIDED},
+                {"modality": MODALITY},
+                {"csft": CSFT},
+                {"triplets": TRIPLETS},
+            )
+        ],
+        ({"cold_start": COLD}, "cold_start and reason train a reasoner: give one"),
+        ({"reason": JOINT}, "cold_start and reason train a reasoner: give one"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused_in_one_sentence(asked, sentence):

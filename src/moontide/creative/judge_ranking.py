@@ -57,4 +57,8 @@ class Contest:
 
     def rank(self, method: Any = "all", budget: int | None = None) -> Ranking:
         """The creatives in order; see `ranking.rank_candidates`."""
-        return rank_candidates(len(self.images), self.compare, method=method, budget=budget)
+
+        def is_tie(i: int, j: int) -> bool:
+            return self.duels[min(i, j), max(i, j)].is_tie
+
+        return rank_candidates(len(self.images), self.compare, method=method, budget=budget, is_tie=is_tie)

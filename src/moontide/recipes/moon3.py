@@ -148,10 +148,10 @@ def ablation(num_steps: int = 400, batch_size: int = 32, joint_steps: int = 40) 
             rewarded("- format", "no reward of the format", format=0.0),
             rewarded("- length", "no reward of the length", length=0.0),
             rewarded("- rank", "no reward of the rank", retrieval=0.0),
-            rewarded("+ attributes", "F1 of the attributes rewarded, too", attribute=1.0),
+            rewarded("+ attributes", "F1 of the attributes rewarded, too", attribute=1.0),  # ours
             rewarded("margin", "rank times margin (UME-R1)", retrieval_kind="margin"),
-            shaped("16 tokens", "half the budget", budget=16),
-            shaped("64 tokens", "twice the budget", budget=64),
+            shaped("16 tokens", "half the budget", budget=16),  # ours
+            shaped("64 tokens", "twice the budget", budget=64),  # ours
         ),
         COLUMNS,
     )  # fmt: skip

@@ -42,6 +42,9 @@ from moontide.foundation.seeds import stream
 CHUNK = 256  # items whose pictures are prepared together
 COST_ITEMS = 64  # products whose cost is measured
 Change = Callable[[Sequence[Item]], Sequence[Item]]
+_NAMED = re.compile(
+    r";\s*category\s*:[^;<]*|(?<=<think>)(?:\s*category\s*:[^;<]*;?)+\s*", re.IGNORECASE
+)  # the whole key: "subcategory" stays
 
 
 class Writer:
@@ -129,10 +132,7 @@ def unnamed(items: Sequence[Item]) -> list[Item]:
         >>> unnamed([Item("a", reasoning="<think>category: chair; color: red</think>")])[0].reasoning
         '<think>color: red</think>'
     """
-    return [
-        replace(item, reasoning=re.sub(r"category\s*:[^;<]*(;\s*)?", "", item.reasoning or ""))
-        for item in items
-    ]
+    return [replace(item, reasoning=_NAMED.sub("", item.reasoning or "")) for item in items]
 
 
 class Oracle:

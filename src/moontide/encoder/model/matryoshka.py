@@ -21,7 +21,7 @@ def prefix(vectors_BD: torch.Tensor, width: int) -> torch.Tensor:
 
     Paper: MOON Embedding 3.3, Matryoshka output (paper reported).
     """
-    return F.normalize(vectors_BD[:, :width], dim=-1)
+    return F.normalize(vectors_BD[..., :width], dim=-1)
 
 
 def prefix_of(vectors: np.ndarray, width: int) -> np.ndarray:
