@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from moontide.creative.pairs import PairReport, PairSettings
-from moontide.creative.pairset import PairSet, write_pair_set
 from PIL import Image
 
 from moontide.catalog.dataset import Dataset, DatasetWriter
 from moontide.creative.annotate import Make, reason_words
 from moontide.creative.judge import JudgeSettings, save_judge
+from moontide.creative.pairs import PairReport, PairSettings
+from moontide.creative.pairset import PairSet, write_pair_set
 from moontide.creative.records import CreativePair
 from moontide.creative.tiny_judge import new_judge
 from moontide.market.render.creatives import creative_photo, sample_creative
