@@ -18,7 +18,14 @@ from moontide.encoder.model.reasoner import make_reasoner
 from moontide.foundation.errors import SettingsError
 from moontide.foundation.runs import Run
 from moontide.recipes import ablations, mim, moon, moon2, moon3, moon_embedding
-from moontide.studies.encoders import EncoderPlan, catalog_texts, make_start, period_start, train_cell
+from moontide.studies.encoders import (
+    SEVEN,
+    EncoderPlan,
+    catalog_texts,
+    make_start,
+    period_start,
+    train_cell,
+)
 
 ASKED = EvaluateSettings(tasks=("retrieval",), max_queries=4, max_gallery=12, replicates=2)
 STEPS, BATCH = 20, 8
@@ -185,7 +192,20 @@ def test_rows_of_moon3_that_leave_a_stage_out_learn_nothing_from_it():
     assert rewards["+ attributes"] == full.but(attribute=1.0)
     assert not rows["- fusion"].reasoner.has_fusion
     assert not rows["- FIRE"].reasoner.has_residual
-    assert [rows[name].reasoner.budget for name in ("16 tokens", "full", "64 tokens")] == [16, 32, 64]
+    budgets = [rows[name].reasoner.budget for name in ("16 tokens", "full", "64 tokens", "96 tokens")]
+    assert budgets == [16, 32, 64, 96]
+    assert [rewards[name].retrieval_kind for name in ("full", "margin", "recall")] == [
+        "log_rank", "margin", "recall",
+    ]  # fmt: skip
+    for name, side in (("full", "query"), ("items", "item"), ("both", "both")):
+        row = rows[name]
+        assert (row.reasoner.reasons, row.cold_start.reason, row.reason.reason) == (side, side, side)
+
+
+def test_the_table_of_moon3_has_a_column_for_every_attribute_key_of_the_market():
+    columns = [column.name for column in moon3.ablation(31).columns]
+    assert columns[:7] == list(SEVEN)
+    assert columns[7:] == [f"attr: {key}" for key in moon3.MARKET_KEYS]
 
 
 # --- where numbers come from ------------------------------------------------------------

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from moontide.creative.protocol import parse
 from moontide.creative.records import OTHER, CreativePair, Letter, Order
 from moontide.foundation.errors import DataError
 from moontide.foundation.seeds import stream
@@ -115,8 +114,3 @@ def labels_only(pairs: Iterable[CreativePair]) -> list[Rationale]:
 def counts(rationales: Iterable[Rationale]) -> Counter[str]:
     """How many were accepted, and how many refused for which reason."""
     return Counter("accepted" if one.accepted else one.reason for one in rationales)
-
-
-def answers_of(text: str) -> dict[str, str | None]:
-    """The protocol's answers as they stand in a completion."""
-    return dict(parse(text).answers)

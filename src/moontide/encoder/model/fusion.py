@@ -5,20 +5,19 @@ B batch, L tokens, D width, H heads, K width of a head.
 
 from __future__ import annotations
 
-import os
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import nn
 
 from moontide.encoder.model.inputs import KINDS
+from moontide.encoder.model.slots import SlotModule
 
 IMAGE = KINDS.index("image")
 TEXTS = tuple(KINDS.index(kind) for kind in KINDS if kind not in ("special", "image"))
 
 
-class ModalityFusion(Module):
+class ModalityFusion(SlotModule):
     """Adds raw picture and text to the state at `<emb>`, which long reasoning dilutes.
 
         e_k = W_e^k e;  o_k^v = Attn(W_q^k e, W_K^k,v H_v, W_V^k,v H_v);  o_k^t likewise over H_t
@@ -103,16 +102,3 @@ class ModalityFusion(Module):
 
     def get_embedding_dimension(self) -> int:
         return self.heads * self.head_width
-
-    def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        os.makedirs(output_path, exist_ok=True)
-        self.save_config(output_path)
-        self.save_torch_weights(output_path)
-
-    @classmethod
-    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters do not matter here
-        cls, model_name_or_path: str, **_: Any
-    ) -> Self:
-        module = cls(**cls.load_config(model_name_or_path))
-        cls.load_torch_weights(model_name_or_path, model=module)
-        return module

@@ -5,16 +5,15 @@ T image tokens of a batch, B batch, L tokens, D width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from sentence_transformers.base.modules import Module
 from torch import nn
 
 from moontide.encoder.model.inputs import KINDS
+from moontide.encoder.model.slots import SlotModule
 
 IMAGE = KINDS.index("image")
 
@@ -34,7 +33,7 @@ class _Depth(nn.Module):
         return self.scale * weight_T1 * self.up(F.gelu(self.down(self.norm_seen(seen_TD))))
 
 
-class FineResidual(Module):
+class FineResidual(SlotModule):
     """Adds to the states at image positions what the vision tower saw there.
 
         h_v <- h_v + lambda_l a_l F_l(LN(v0)),  a_l = sigmoid(w^T GELU(W LN(h_v))),  F_l: D -> D_b -> D
@@ -72,16 +71,3 @@ class FineResidual(Module):
         state_TD = states_BLD[is_image_BL1[..., 0]].float()
         added_TD = self.depths[str(layer)](state_TD, features[name].float()).to(states_BLD.dtype)
         return states_BLD + torch.zeros_like(states_BLD).masked_scatter(is_image_BL1, added_TD)
-
-    def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        os.makedirs(output_path, exist_ok=True)
-        self.save_config(output_path)
-        self.save_torch_weights(output_path)
-
-    @classmethod
-    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters do not matter here
-        cls, model_name_or_path: str, **_: Any
-    ) -> Self:
-        module = cls(**cls.load_config(model_name_or_path))
-        cls.load_torch_weights(model_name_or_path, model=module)
-        return module

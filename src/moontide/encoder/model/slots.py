@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from sentence_transformers.base.modules import Module
@@ -33,6 +33,23 @@ def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Those arguments of a sentence-transformers `load` that say how to reach the Hub."""
     names = ("token", "cache_folder", "revision", "local_files_only")
     return {name: kwargs[name] for name in names if name in kwargs}
+
+
+class SlotModule(Module):
+    """A slot's module that saves its settings and weights, and loads them as they were."""
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        os.makedirs(output_path, exist_ok=True)
+        self.save_config(output_path)
+        self.save_torch_weights(output_path)
+
+    @classmethod
+    def load(  # ty: ignore[incompatible-method-override]  upstream's other parameters do not matter here
+        cls, model_name_or_path: str, **_: Any
+    ) -> Self:
+        module = cls(**cls.load_config(model_name_or_path))
+        cls.load_torch_weights(model_name_or_path, model=module)
+        return module
 
 
 def save_slot(module: object, folder: str) -> None:
