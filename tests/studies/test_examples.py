@@ -47,6 +47,15 @@ def test_an_encoder_becomes_a_system_with_experts_and_is_evaluated(micro_run, tm
 
 
 @pytest.mark.slow
+def test_an_encoder_learns_to_write_before_its_vector(micro_run, tmp_path):
+    words = ("--start", micro_run.path / "encoder", "--steps", 2, "--joint", 1, "--to", tmp_path / "reasoner")
+    out = run("moon3.py", micro_run.path / "dataset", *words)
+    assert "| MOON3.0 |" in out
+    assert (tmp_path / "reasoner" / "residual" / "slot.json").is_file()
+    assert (tmp_path / "reasoner-run" / "rollouts.jsonl").is_file()
+
+
+@pytest.mark.slow
 def test_photos_find_the_pictures_they_were_judged_by(tmp_path):
     drawn = write_catalog(tmp_path / "drawn")
     sides = {0: "train", 1: "train", 2: "test"}
