@@ -202,6 +202,13 @@ def test_rows_of_moon3_that_leave_a_stage_out_learn_nothing_from_it():
         assert (row.reasoner.reasons, row.cold_start.reason, row.reason.reason) == (side, side, side)
 
 
+def test_catalog_attributes_are_shown_to_no_row_of_moon3(dataset, start, tmp_path):
+    texts = {"moon3": "title", "mim": "rich"}
+    for name, text in texts.items():
+        table = ablations.run(name, dataset, tmp_path / name, start, [0], only=["full"], max_minutes=0)
+        assert table["data"]["questions"]["text"] == text
+
+
 def test_the_table_of_moon3_has_a_column_for_every_attribute_key_of_the_market():
     columns = [column.name for column in moon3.ablation(31).columns]
     assert columns[:7] == list(SEVEN)

@@ -59,8 +59,11 @@ def run(
     if name not in TABLES:
         raise SettingsError(f"no table is called {name!r}: the tables are {', '.join(TABLES)}")
     table = TABLES[name]() if steps is None else TABLES[name](num_steps=steps)
+    plans = [row.settings for row in table.rows]
+    reason = all(isinstance(plan, EncoderPlan) and plan.reasoner is not None for plan in plans)
     asked = EvaluateSettings(
         tasks=("retrieval", "classification", "attributes"),
+        text="title" if reason else "rich",  # catalog attributes are no input of a reasoner
         max_queries=max_queries,
         replicates=200,  # guess: intervals of a table are its own, over seeds and queries
     )
