@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moontide.encoder.model.completion import Written, extended, tidy
+from moontide.encoder.model.completion import Written, extended, spaced
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.fusion import ModalityFusion
 from moontide.encoder.model.inputs import KINDS, Item
@@ -134,7 +134,7 @@ def test_a_plain_encoder_does_not_write(plain):
 
 
 def test_blanks_stand_as_a_person_would_set_them():
-    assert tidy(" <think>  a:  b </think> ") == "<think>a: b</think>"
+    assert spaced(" <think>  a:  b </think> ") == "<think>a: b</think>"
 
 
 # --- the model ----------------------------------------------------------------

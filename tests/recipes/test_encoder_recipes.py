@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from encoder.conftest import write_catalog
 from moontide.catalog.dataset import Dataset, DatasetWriter
@@ -53,12 +52,7 @@ SYSTEMS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOONTIDE_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

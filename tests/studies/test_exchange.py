@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from micro import MICRO
 
 from encoder.conftest import SMALL, write_catalog
@@ -43,12 +42,7 @@ PAIRS = PosttrainSettings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOONTIDE_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(mean: float, num: int = 400, scale: float = 1.0) -> Asked:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from encoder.conftest import SMALL, write_catalog
 from moontide.catalog.dataset import Dataset
@@ -42,12 +41,7 @@ SILENT = PLAN.but(
 VARIANTS = ("off", "shuffled", "oracle", "masked", "unnamed")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOONTIDE_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from micro import MICRO
 
 from moontide.catalog.dataset import Dataset
@@ -33,12 +32,7 @@ NANO = ScalingSettings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOONTIDE_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- what an axis changes ------------------------------------------------------------

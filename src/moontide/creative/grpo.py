@@ -35,6 +35,7 @@ from moontide.creative.training import (
     Silent,
     adapters,
     arguments,
+    identity_of,
     opened,
     run_trainer,
     saved,
@@ -43,7 +44,6 @@ from moontide.creative.training import (
 from moontide.foundation.errors import DataError
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
-from moontide.foundation.settings import fingerprint
 
 STAGE = "grpo"
 
@@ -111,15 +111,7 @@ def train_grpo(
     model, processor, judge = opened(start, reason_words(), judge, settings.seed)
     chosen = _chosen(pairs, split, settings, Judge(model, processor, judge))
     rows = _rows(pairs, chosen, settings)
-    identity = fingerprint(
-        [
-            settings.model_dump(mode="json"),
-            judge.model_dump(mode="json"),
-            str(start),
-            pairs.sha256,
-            [p.pair_id for p in chosen],
-        ]
-    )
+    identity = identity_of(settings, judge, start, pairs, [p.pair_id for p in chosen])
     log = RolloutLog(run, STAGE, settings.num_generations, settings.rewards, settings.log_every)
     with stage_folder(STAGE, run, identity) as (folder, newest), torch.random.fork_rng():
         if settings.beta and not settings.lora_rank:

@@ -26,6 +26,7 @@ from moontide.creative.training import (
     Silent,
     adapters,
     arguments,
+    identity_of,
     opened,
     run_trainer,
     saved,
@@ -34,7 +35,6 @@ from moontide.creative.training import (
 from moontide.foundation.errors import DataError
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
-from moontide.foundation.settings import fingerprint
 
 STAGE = "sft"
 
@@ -87,15 +87,7 @@ def train_sft(
     model, processor, judge = opened(start, reason_words(), judge, settings.seed)
     num_steps = settings.steps(len(used))
     rows = _rows(pairs, used, settings, num_steps)
-    identity = fingerprint(
-        [
-            settings.model_dump(mode="json"),
-            judge.model_dump(mode="json"),
-            str(start),
-            pairs.sha256,
-            [one.text for one in used],
-        ]
-    )
+    identity = identity_of(settings, judge, start, pairs, [one.text for one in used])
     with stage_folder(STAGE, run, identity) as (folder, newest), torch.random.fork_rng():
         config = SFTConfig(
             max_length=None,  # a cut would fall into a picture's tokens

@@ -25,6 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as upstream
 
 from moontide.creative.judge import JudgeSettings, save_judge, settings_of
+from moontide.creative.pairset import PairSet
 from moontide.creative.prompt import Asked, PromptSettings, check_image_side, messages, pictures
 from moontide.creative.tiny_judge import start_judge
 from moontide.encoder.model.adapters import TARGETS
@@ -32,7 +33,7 @@ from moontide.foundation.device import threads
 from moontide.foundation.errors import CheckpointError
 from moontide.foundation.progress import Meter, track
 from moontide.foundation.runs import Run
-from moontide.foundation.settings import Settings
+from moontide.foundation.settings import Settings, fingerprint
 from moontide.foundation.storage import read_json, write_json
 
 REMEMBERED = 8_192  # decoded pictures, 38 kB each at 112 pixels
@@ -88,6 +89,14 @@ class Rows:
 
     def __getstate__(self) -> dict[str, Any]:  # datasets hashes its transforms: not by all their pictures
         return {"num": len(self.rows)}
+
+
+def identity_of(
+    settings: JudgeLoopSettings, judge: JudgeSettings, start: Path | str, pairs: PairSet, used: Sequence[str]
+) -> str:
+    """Changes with anything that decides what a stage ends with; `used` names what is trained on."""
+    parts = [settings.model_dump(mode="json"), judge.model_dump(mode="json"), str(start), pairs.sha256]
+    return fingerprint([*parts, list(used)])
 
 
 def arguments(settings: JudgeLoopSettings, folder: Path, num_steps: int, batch: int) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from moontide.foundation.errors import DataError, SettingsError
 
 ChainKeys: TypeAlias = tuple[str, ...]
 
+THINK, DONE = "<think>", "</think>"
 CATEGORY = "category"
 AND = " and "  # between several values of a key
 _RESERVED = re.compile("[;:<]")
-_CHAIN = re.compile(r"<think>([^<]*)</think>")
+_CHAIN = re.compile(f"{THINK}([^<]*){DONE}")
 _TAG = re.compile("</?think>")
 _WORDS = re.compile(r"\w+")
 
@@ -105,7 +106,7 @@ def chain_text(values: Mapping[str, str]) -> str:
         '<think>category: Skirt; size: EU 38</think>'
     """
     pairs = [(tidy(key), tidy(value)) for key, value in values.items()]
-    return f"<think>{'; '.join(f'{key}: {value}' for key, value in pairs if value)}</think>"
+    return f"{THINK}{'; '.join(f'{key}: {value}' for key, value in pairs if value)}{DONE}"
 
 
 def parse_chain(text: str, keys: Sequence[str]) -> dict[str, str] | None:

@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from moontide.encoder.chain import DONE, THINK
 from moontide.encoder.model.inputs import KINDS
 from moontide.encoder.model.prepared import Prepared
 
-THINK, DONE, EMB = "<think>", "</think>", "<emb>"
+EMB = "<emb>"
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ def extended(prompt: Prepared, ids: np.ndarray) -> Prepared:
     )
 
 
-def tidy(text: str) -> str:
+def spaced(text: str) -> str:
     """Blanks as a person would set them: one between words, none beside the tags.
 
     Example:
-        >>> tidy("<think> color:  red </think>")
+        >>> spaced("<think> color:  red </think>")
         '<think>color: red</think>'
     """
     text = " ".join(text.split())

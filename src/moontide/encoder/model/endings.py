@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from moontide.encoder.model.completion import DONE, EMB, Completed, Written, extended
+from moontide.encoder.chain import DONE
+from moontide.encoder.model.completion import EMB, Completed, Written, extended
 from moontide.encoder.model.inputs import KINDS
 from moontide.encoder.model.prepared import Prepared
 from moontide.encoder.model.processor import TOKENS

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import pydantic
 import torch
 
+from moontide.encoder.chain import DONE, THINK
 from moontide.encoder.model.backbone import Backbone
-from moontide.encoder.model.completion import DONE, EMB, THINK
+from moontide.encoder.model.completion import EMB
 from moontide.encoder.model.encoder import MoonEncoder
 from moontide.encoder.model.fusion import ModalityFusion
 from moontide.encoder.model.matryoshka import Matryoshka

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from moontide.encoder.model.completion import EMB, Written, tidy
+from moontide.encoder.model.completion import EMB, Written, spaced
 from moontide.encoder.model.prepared import Album, Prepared, token_batches
 from moontide.foundation.errors import SettingsError
 
@@ -160,7 +160,7 @@ class _Draft:
         return Written(
             np.array(line.ids, dtype=np.int64),
             np.array(line.log_p, dtype=np.float32),
-            tidy(self.backbone.tokenizer.decode(said)),
+            spaced(self.backbone.tokenizer.decode(said)),
             has_emb,
             len(line.ids) - has_emb,
             line.finish,

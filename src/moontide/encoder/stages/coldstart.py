@@ -30,7 +30,7 @@ from moontide.encoder.objectives.infonce import Temperature, info_nce, matryoshk
 from moontide.encoder.objectives.masks import not_negative
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
 from moontide.encoder.stages.pairings import REASONING
-from moontide.encoder.stages.pairs import Batch, TrainingPairs
+from moontide.encoder.stages.pairs import Batch, TrainingPairs, turns_of
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.errors import DataError, SettingsError
 from moontide.foundation.runs import Run
@@ -109,7 +109,8 @@ class ColdStart:
         self.pairs, self.targets = reasoned_pairs(encoder, dataset, pictures, settings)
         self.temperature = Temperature(settings.temperature).to(encoder.device)
         self.modules = nn.ModuleDict({"encoder": encoder, "temperature": self.temperature})
-        self.plan, self.turns = plan_of(self.pairs, settings.num_steps)
+        self.plan = self.pairs.plan(settings.num_steps)
+        self.turns = turns_of(self.plan)
 
     def batch(self, step: int) -> Batch:
         """The pairs of a step."""
@@ -241,12 +242,6 @@ def reasoned_pairs(
 def budget_of(encoder: MoonEncoder, settings: ReasonedPairsSettings) -> int:
     """Tokens of a text: as set, else as the encoder is served."""
     return settings.budget or encoder.backbone.settings.reasoning_tokens
-
-
-def plan_of(pairs: TrainingPairs, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairing each of `num` batches takes, and how often it was taken before."""
-    plan = pairs.plan(num)
-    return plan, np.array([np.sum(plan[:at] == now) for at, now in enumerate(plan)], dtype=np.int64)
 
 
 def complete_with(encoder: MoonEncoder, prompt: Any, text: str | None) -> Any:

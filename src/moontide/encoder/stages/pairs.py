@@ -289,3 +289,13 @@ class _Pair(NamedTuple):
     product: int
     item: Item
     content: int
+
+
+def turns_of(plan: np.ndarray) -> np.ndarray:
+    """How often each step's pairing was taken before: where in its rows the step goes on.
+
+    Example:
+        >>> turns_of(np.array([0, 1, 0, 0, 1])).tolist()
+        [0, 0, 1, 2, 1]
+    """
+    return np.array([np.sum(plan[:at] == now) for at, now in enumerate(plan)], dtype=np.int64)

@@ -30,8 +30,8 @@ from moontide.encoder.objectives.queue import Queued, VectorQueue
 from moontide.encoder.objectives.routing import load_balance
 from moontide.encoder.stages.gradient import Trainable, gradients
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, LoopSettings, loop_of, train
-from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MOON, NINE, REASONING, Pairing
-from moontide.encoder.stages.pairs import Batch, TrainingPairs
+from moontide.encoder.stages.pairings import BEHAVIOR, CATALOG, MOON, NINE, Pairing
+from moontide.encoder.stages.pairs import Batch, TrainingPairs, turns_of
 from moontide.encoder.stages.pictures import Pictures
 from moontide.foundation.runs import Run
 from moontide.foundation.seeds import stream
@@ -42,7 +42,6 @@ STAGE = "posttrain"
 TITLES = (Pairing("title", "image", 1.0, "catalog"),)
 PHOTOS = (Pairing("image", "image", 1.0, "log"),)
 TABLES = {"spine": (*BEHAVIOR, *CATALOG), "nine": NINE, "moon": MOON, "titles": TITLES, "photos": PHOTOS}
-TABLES |= {"reasoning": REASONING}
 FRESH = 0.9  # of the cosine between fresh vectors: below it the queue is shortened
 
 
@@ -73,10 +72,10 @@ class PosttrainSettings(LoopSettings):
         None, ge=1, description="tokens with a graph at a time; None: all. The gradient is the same"
     )
     before: datetime | None = pydantic.Field(None, description="events from this moment on are not seen")
-    pairings: Literal["spine", "nine", "moon", "titles", "photos", "reasoning"] = pydantic.Field(
+    pairings: Literal["spine", "nine", "moon", "titles", "photos"] = pydantic.Field(
         "spine",
         description="which forms are paired, see `pairings.py`; titles: with pictures, no log; photos: "
-        "picture queries with pictures; reasoning: without attributes",
+        "picture queries with pictures",
     )
     is_mixed: bool = pydantic.Field(
         False, description="every pair its own pairing, not every step (ablation)"
@@ -165,7 +164,7 @@ class Posttraining:
         new = {form: VectorQueue(settings.negatives.queue, encoder.widths[-1]) for form in sorted(forms)}
         self.queues = nn.ModuleDict(new).to(encoder.device)
         self.plan = pairs.plan(settings.num_steps)
-        self.turns = np.array([np.sum(self.plan[:at] == now) for at, now in enumerate(self.plan)])
+        self.turns = turns_of(self.plan)
 
     def batch(self, step: int) -> Batch:
         """The pairs of a step."""

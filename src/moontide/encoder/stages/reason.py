@@ -53,13 +53,12 @@ from moontide.encoder.stages.coldstart import (
     budget_of,
     excluded,
     gate_figures,
-    plan_of,
     reasoned_pairs,
     sides_of,
 )
 from moontide.encoder.stages.loop import TRAINING_LAYOUTS, loop_of, train
 from moontide.encoder.stages.pairings import Pairing
-from moontide.encoder.stages.pairs import Batch
+from moontide.encoder.stages.pairs import Batch, turns_of
 from moontide.encoder.stages.pictures import Pictures
 from moontide.encoder.stages.rollouts import Past, PastItems, RolloutLog, Rollouts, figures_of
 from moontide.foundation.runs import Run
@@ -178,7 +177,8 @@ class Reasoning:
         self.kept = nn.ModuleDict({"past": self.past})
         if self.frozen is not None:  # a run that goes on is handed another encoder than it started with
             self.kept["frozen"] = self.frozen
-        self.plan, self.turns = plan_of(self.pairs, settings.num_steps // settings.num_updates)
+        self.plan = self.pairs.plan(settings.num_steps // settings.num_updates)
+        self.turns = turns_of(self.plan)
         self.samples = RolloutLog(run, STAGE, settings.log_every)
         self.bm25 = self._bm25() if settings.has_attribute_weights else None
         self.rollouts: Rollouts | None = None
